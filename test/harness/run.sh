@@ -1,0 +1,224 @@
+#!/usr/bin/env bash
+#
+# run.sh - set up, build, install into a private copy of PostgreSQL, and run test suites.
+#
+#	test/harness/run.sh [--long] [SUITE...]		default: every suite
+#
+# Suites: check unit regress isolation pgtap tap python, and long with --long.  The last line printed is
+# "N passed, M failed", summed over the suites; the exit status is non-zero unless M is 0.  A suite that cannot run,
+# or a test that skips itself, is a failure.  Logs of the last run are kept in build/test-logs.
+
+set -euo pipefail
+# shellcheck source=test/harness/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+SUITES=(check unit regress isolation pgtap tap python)
+LOGS=$GA_ROOT/build/test-logs
+total_passed=0
+total_failed=0
+summary=()
+
+# Enter a suite's counts: add_result SUITE PASSED FAILED [NOTE].
+add_result() {
+	total_passed=$((total_passed + $2))
+	total_failed=$((total_failed + $3))
+	summary+=("$(printf '%-10s %6d passed %6d failed  %s' "$1" "$2" "$3" "${4:-}")")
+}
+
+# Set count_passed and count_failed from lines of TAP; a skipped or unfinished test counts as failed, and so does a
+# program that ended badly without saying why: count_tap LOG STATUS.
+count_tap() {
+	local bad
+	bad=$(grep -Eci '^ok\b.*# *(skip|todo)\b|^1\.\.0\b' "$1" || true)
+	count_passed=$(($(grep -Ec '^ok\b' "$1" || true) - $(grep -Eci '^ok\b.*# *(skip|todo)\b' "$1" || true)))
+	count_failed=$(($(grep -Ec '^not ok\b' "$1" || true) + bad))
+	if [ "$2" != 0 ] && [ "$count_failed" = 0 ]; then count_failed=1; fi
+	if [ $((count_passed + count_failed)) = 0 ]; then count_failed=1; fi
+}
+
+# Run a command once per file, counting its TAP: run_tap_files SUITE FILE... -- COMMAND...
+run_tap_files() {
+	local suite=$1 files=() file status passed=0 failed=0 log
+	shift
+	while [ "$1" != -- ]; do
+		files+=("$1")
+		shift
+	done
+	shift
+	for file in "${files[@]}"; do
+		log=$LOGS/$suite-$(basename "$file").log
+		status=0
+		"$@" "$file" >"$log" 2>&1 || status=$?
+		count_tap "$log" "$status"
+		passed=$((passed + count_passed))
+		failed=$((failed + count_failed))
+		printf '   %-32s %4d passed %4d failed\n' "$(basename "$file")" "$count_passed" "$count_failed"
+		if [ "$count_failed" != 0 ]; then
+			grep -Ev '^ok\b' "$log" | tail -n 60 || true
+		fi
+	done
+	add_result "$suite" "$passed" "$failed"
+}
+
+# Set "files" to the files of a pattern; with none there, enter an empty result and return false.
+find_files() {
+	local suite=$1
+	shift
+	files=()
+	while IFS= read -r -d '' f; do files+=("$f"); done < <(find "$@" -print0 2>/dev/null | sort -z)
+	if [ ${#files[@]} = 0 ]; then
+		add_result "$suite" 0 0 "(the repository has no such tests)"
+		return 1
+	fi
+}
+
+suite_check() { run_tap_files check "$GA_ROOT/test/harness/check.sh" -- env "GA_PG_CONFIG=$GA_PG_CONFIG" bash; }
+
+suite_unit() {
+	find_files unit "$GA_ROOT/test/unit" -name '*.c' || return 0
+	# shellcheck disable=SC2317
+	unit_check() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$1" "PG_CONFIG=$GA_PG_CONFIG" WERROR=1 check; }
+	run_tap_files unit "$GA_ROOT/test/unit" -- unit_check
+}
+
+# Count the verdicts of pg_regress, in the words of 15 or as the TAP of 16 and later.
+count_regress() {
+	count_passed=$(grep -Ec '^(test +|     )?[A-Za-z0-9_-]+ +\.\.\. ok\b|^ok [0-9]+' "$1" || true)
+	count_failed=$(grep -Ec '\.\.\. FAILED\b|^not ok [0-9]+' "$1" || true)
+	if [ "$2" != 0 ] && [ "$count_failed" = 0 ]; then count_failed=1; fi
+	if [ $((count_passed + count_failed)) = 0 ]; then count_failed=1; fi
+}
+
+# Run pg_regress or its isolation sister on a cluster of its own: run_regress SUITE PROGRAM SCHEDULE.
+run_regress() {
+	local suite=$1 program=$2 schedule=$3 stage=$GA_WORK/stage/test out=$GA_WORK/out/$1 log=$LOGS/$1.log status=0 expected=()
+	if [ ! -d "$stage/expected" ]; then cp -R "$GA_WORK/stage/expected" "$stage/expected"; fi
+	ga_as mkdir -p "$out"
+	ga_cluster_start "$suite" "include = '$stage/conf/gpuagent.conf'"
+	if [ "$("$GA_PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 16 ]; then
+		expected=("--expecteddir=$stage")
+	fi
+	(
+		cd "$out"
+		ga_as "$program" "--inputdir=$stage" "--outputdir=$out" "${expected[@]}" "--bindir=$GA_BIN" \
+			"--host=$GA_WORK/$suite" --user=postgres "--dbname=gpuagent_$suite" --load-extension=gpuagent \
+			--max-concurrent-tests=4 "--schedule=$stage/$schedule"
+	) >"$log" 2>&1 || status=$?
+	ga_cluster_stop "$suite"
+	count_regress "$log" "$status"
+	add_result "$suite" "$count_passed" "$count_failed"
+	sed -n '/^test \|\.\.\. \|^ok\|^not ok\|^# \|^=/!d; s/^/   /p' "$log" | grep -E 'ok|FAILED' || true
+	if [ "$status" != 0 ]; then
+		tail -n 20 "$log"
+		if [ -f "$out/regression.diffs" ]; then head -n 200 "$out/regression.diffs"; fi
+	fi
+	cp -R "$out" "$LOGS/" 2>/dev/null || true
+}
+
+suite_regress() {
+	find_files regress "$GA_ROOT/test/sql" -name '*.sql' || return 0
+	run_regress regress "$GA_PGXS/test/regress/pg_regress" schedule
+}
+
+suite_isolation() {
+	find_files isolation "$GA_ROOT/test/specs" -name '*.spec' || return 0
+	run_regress isolation "$GA_PGXS/test/isolation/pg_isolation_regress" isolation_schedule
+}
+
+suite_pgtap() {
+	find_files pgtap "$GA_WORK/stage/test/pgtap" -name '*.sql' || return 0
+	ga_cluster_start pgtap "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
+	ga_psql pgtap -d postgres -c 'CREATE DATABASE gpuagent_pgtap'
+	ga_psql pgtap -d gpuagent_pgtap -c 'CREATE EXTENSION pgtap' -c 'CREATE EXTENSION gpuagent' \
+		-c 'ALTER DATABASE gpuagent_pgtap SET search_path = public, gpuagent' >/dev/null
+	ga_psql pgtap -d gpuagent_pgtap -c 'SELECT gpuagent.setup()' >/dev/null
+	run_tap_files pgtap "${files[@]}" -- \
+		ga_as pg_prove --verbose -h "$GA_WORK/pgtap" -U postgres -d gpuagent_pgtap
+	ga_cluster_stop pgtap
+}
+
+suite_tap() {
+	find_files tap "$GA_WORK/stage/test/t" -name '*.pl' || return 0
+	local out=$GA_WORK/out/tap
+	ga_as mkdir -p "$out"
+	# shellcheck disable=SC2317
+	tap_prove() {
+		cd "$out" && ga_as env "TESTDIR=$out" "TESTDATADIR=$out/data" "TESTLOGDIR=$out/log" \
+			"PG_REGRESS=$GA_PGXS/test/regress/pg_regress" PGPORT=65432 "GA_TEST_DATA=$GA_WORK/stage/test/data" \
+			prove --verbose --merge -I "$GA_WORK/stage/test/perl" -I "$GA_PGXS/test/perl" "$1"
+	}
+	run_tap_files tap "${files[@]}" -- tap_prove
+	if [ -d "$out/tmp_check/log" ]; then cp -R "$out/tmp_check/log" "$LOGS/tap-servers" 2>/dev/null || true; fi
+}
+
+suite_python() {
+	find_files python "$GA_ROOT/test/python" -name 'test*.py' || return 0
+	local log=$LOGS/python.log status=0 ran bad
+	ga_cluster_start python "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
+	ga_psql python -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
+	ga_psql python -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
+	(
+		cd "$GA_WORK/stage/test/python"
+		env -u PYTHONHOME "PYTHONPATH=$GA_WORK/stage/python:$GA_WORK/stage/demo" PYTHONDONTWRITEBYTECODE=1 \
+			"PGHOST=$GA_WORK/python" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
+			"GA_TEST_DATA=$GA_WORK/stage/test/data" "GA_TEST_LONG=${GA_TEST_LONG:-}" \
+			"$GA_VENV/bin/python" -m unittest -v
+	) >"$log" 2>&1 || status=$?
+	ga_cluster_stop python
+	ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$log" | tail -n 1)
+	bad=$(tail -n 1 "$log" | grep -Eo '(failures|errors|skipped|unexpected successes|expected failures)=[0-9]+' |
+		sed 's/.*=//' | paste -sd+ | sed 's/^$/0/')
+	count_failed=$((${bad:-0}))
+	if { [ "$status" != 0 ] || [ "${ran:-0}" = 0 ]; } && [ "$count_failed" = 0 ]; then count_failed=1; fi
+	count_passed=$((${ran:-0} > count_failed ? ${ran:-0} - count_failed : 0))
+	add_result python "$count_passed" "$count_failed"
+	if [ "$count_failed" != 0 ]; then tail -n 80 "$log"; fi
+}
+
+suite_long() {
+	find_files long "$GA_ROOT/test/long" -name '*.sh' || return 0
+	export GA_BIN GA_PG_CONFIG GA_WORK GA_OS_USER
+	run_tap_files long "${files[@]}" -- bash
+}
+
+main() {
+	local suites=() suite start=$SECONDS before
+	while [ $# -gt 0 ]; do
+		case $1 in
+			--long) export GA_TEST_LONG=1 ;;
+			*) declare -F "suite_$1" >/dev/null || die "there is no suite \"$1\""; suites+=("$1") ;;
+		esac
+		shift
+	done
+	if [ ${#suites[@]} = 0 ]; then
+		suites=("${SUITES[@]}")
+		if [ -n "${GA_TEST_LONG:-}" ]; then suites+=(long); fi
+	fi
+
+	"$GA_ROOT/test/harness/packages.sh"
+	local config
+	config=$(ga_find_pg_config)
+	ga_begin
+	say "$("$config" --version) from $config"
+	ga_private_postgres "$config"
+	GA_PGXS=$(dirname "$("$GA_PG_CONFIG" --pgxs)")
+	GA_PGXS=$(cd "$GA_PGXS/.." && pwd)
+	ga_build_and_install "$config"
+	ga_stage
+	rm -rf "$LOGS"
+	mkdir -p "$LOGS"
+
+	for suite in "${suites[@]}"; do
+		say "$suite"
+		before=$SECONDS
+		"suite_$suite"
+		summary[-1]+=" $((SECONDS - before)) s"
+	done
+
+	say "results (logs in build/test-logs, $((SECONDS - start)) s in all)"
+	printf '   %s\n' "${summary[@]}"
+	printf '%d passed, %d failed\n' "$total_passed" "$total_failed" | tee "$LOGS/summary"
+	[ "$total_failed" = 0 ] && [ "$total_passed" -gt 0 ]
+}
+
+main "$@"

@@ -1,0 +1,25 @@
+.DEFAULT_GOAL := all
+
+# targets.mk - the targets that set everything up by themselves; they need bash and make only, so that they work
+# before PostgreSQL is installed.  "make all", "make install" and "make installcheck" come from PGXS.
+#
+#	make test			every suite in its short form
+#	make test-long			the same and what takes longer
+#	make test-SUITE			one suite: check unit regress isolation pgtap tap python
+
+HARNESS_SUITES = check unit regress isolation pgtap tap python
+HARNESS_GOALS = setup-packages test test-long $(addprefix test-,$(HARNESS_SUITES))
+
+.PHONY: $(HARNESS_GOALS)
+
+setup-packages:
+	@bash test/harness/packages.sh
+
+test:
+	@bash test/harness/run.sh
+
+test-long:
+	@bash test/harness/run.sh --long
+
+$(addprefix test-,$(filter-out long,$(HARNESS_SUITES))): test-%:
+	@bash test/harness/run.sh $*

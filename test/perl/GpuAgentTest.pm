@@ -1,0 +1,80 @@
+# GpuAgentTest - helpers of the TAP tests, on top of PostgreSQL::Test::Cluster.
+#
+#   use lib 'test/perl';
+#   use GpuAgentTest;
+#   my $node = new_node('main');                        # started, extension and tables in place
+#   my $node = new_node('main', preload => 0, allows_streaming => 1, conf => "wal_level = logical\n");
+#   is_value($node, 'SELECT 1', '1', 'one');            # psql -At text of a query
+#   my $digest = digest($node);                         # name => digest of each table of the extension
+package GpuAgentTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(new_node is_value fails_with digest);
+
+# Make and start a cluster with the extension and its tables in database postgres.  Options: preload (default 1),
+# setup (default 1), conf (lines of postgresql.conf), and those of PostgreSQL::Test::Cluster's init.
+sub new_node
+{
+	my ($name, %option) = @_;
+	my $preload = delete $option{preload} // 1;
+	my $setup = delete $option{setup} // 1;
+	my $conf = delete $option{conf} // '';
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%option);
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'gpuagent'\n") if $preload;
+	$node->append_conf('postgresql.conf', $conf) if $conf;
+	$node->start;
+	if ($setup)
+	{
+		$node->safe_psql('postgres', 'CREATE EXTENSION gpuagent');
+		$node->safe_psql('postgres', 'SELECT gpuagent.setup()');
+	}
+	return $node;
+}
+
+# A query's text result is as expected.
+sub is_value
+{
+	my ($node, $query, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($node->safe_psql('postgres', $query), $expected, $name);
+}
+
+# A query fails with an SQLSTATE.
+sub fails_with
+{
+	my ($node, $query, $sqlstate, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY sqlstate\n$query");
+	return like($stderr, qr/ERROR:  \Q$sqlstate\E/, $name);
+}
+
+# Digest each table of the extension as its owner sees it, in the order of its rows' text, so that two databases
+# hold the same exactly when their digests are equal.  Returns a hash reference: table => "rows md5".
+sub digest
+{
+	my ($node, $database) = @_;
+	$database //= 'postgres';
+	my %result;
+	my @tables = split /\n/, $node->safe_psql($database, q{
+		SELECT c.oid::regclass FROM pg_class c
+		WHERE c.relkind IN ('r', 'p') AND c.relnamespace IN ('gpuagent'::regnamespace, 'gpuagent_store'::regnamespace)
+		ORDER BY 1::text COLLATE "C"});
+	foreach my $table (@tables)
+	{
+		$result{$table} = $node->safe_psql($database, qq{
+			SELECT pg_catalog.count(*) || ' ' || pg_catalog.md5(pg_catalog.string_agg(pg_catalog.md5(t::text), '' ORDER BY pg_catalog.md5(t::text)))
+			FROM $table t});
+	}
+	return \%result;
+}
+
+1;
