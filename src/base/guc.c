@@ -1,0 +1,144 @@
+/*
+ * guc.c
+ *		Settings. Server-wide ones are fixed at server start when the library is
+ *		preloaded; loaded into a session only, the same names follow the
+ *		configuration file (SIGHUP), so that no user can set them.
+ *
+ * EXORUST_* environment variables replace the built-in default at server start;
+ * postgresql.conf wins over them.
+ */
+#include "base/compat.h"
+
+#include <sys/stat.h>
+
+#include "base/guc.h"
+#include "miscadmin.h"
+#include "postmaster/postmaster.h"
+#include "utils/guc.h"
+
+typedef enum GaProfile
+{
+	GA_PROFILE_DEVELOPMENT,
+	GA_PROFILE_PRODUCTION
+} GaProfile;
+
+static const struct config_enum_entry profiles[] = {
+	{"development", GA_PROFILE_DEVELOPMENT, false},
+	{"production", GA_PROFILE_PRODUCTION, false},
+	{NULL, 0, false}
+};
+
+#define PRODUCTION_PATH "/magikdev/gpu"
+
+bool		ga_compression = true;
+int			ga_compression_level = 1;
+static int	profile = GA_PROFILE_DEVELOPMENT;
+static char *storage_path = NULL;
+
+/* An absolute path without "." or ".." components, or empty for the profile's default. */
+static bool
+check_storage_path(char **newval, void **extra, GucSource source)
+{
+	const char *path = *newval;
+
+	if (path == NULL || path[0] == '\0')
+		return true;
+	if (!is_absolute_path(path))
+	{
+		GUC_check_errdetail("\"gpuagent.storage_path\" must be an absolute path.");
+		return false;
+	}
+	for (const char *p = path; (p = strchr(p, '/')) != NULL; p++)
+	{
+		size_t		len = strcspn(p + 1, "/");
+
+		if ((len == 1 && p[1] == '.') || (len == 2 && p[1] == '.' && p[2] == '.'))
+		{
+			GUC_check_errdetail("\"gpuagent.storage_path\" must not contain \".\" or \"..\".");
+			return false;
+		}
+	}
+	return true;
+}
+
+/* A boolean environment variable, or the default when it is unset or not a boolean. */
+static bool
+env_bool(const char *name, bool fallback)
+{
+	const char *value = getenv(name);
+	bool		result;
+
+	if (value == NULL)
+		return fallback;
+	if (!parse_bool(value, &result))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("environment variable %s is not a boolean: \"%s\"", name, value)));
+		return fallback;
+	}
+	return result;
+}
+
+static const char *
+env_path(const char *name)
+{
+	const char *value = getenv(name);
+
+	if (value == NULL || value[0] == '\0')
+		return "";
+	if (!is_absolute_path(value))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("environment variable %s is not an absolute path: \"%s\"", name, value)));
+		return "";
+	}
+	return value;
+}
+
+void
+ga_guc_init(void)
+{
+	GucContext	server = process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP;
+
+	DefineCustomEnumVariable("gpuagent.profile",
+							 "Selects the defaults of a production or a development machine.",
+							 "production stores the tree at " PRODUCTION_PATH
+							 "; development beside the data directory.",
+							 &profile, GA_PROFILE_DEVELOPMENT, profiles, server, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("gpuagent.storage_path",
+							   "Base directory of exported checkpoints, caches and journals.",
+							   "Empty: chosen by gpuagent.profile. Must not lie inside the data directory.",
+							   &storage_path, env_path("EXORUST_GPU_STORAGE_PATH"), server,
+							   GUC_SUPERUSER_ONLY, check_storage_path, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.compression",
+							 "Compresses stored chunks and the text form of tensors (byte shuffle + zstd).",
+							 NULL, &ga_compression, env_bool("EXORUST_STORAGE_COMPRESSION", true),
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.compression_level",
+							"zstd level of compression.",
+							"After the byte shuffle, level 1 compresses weights as well as level 3 does.",
+							&ga_compression_level, 1, 1, 19, PGC_USERSET, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("gpuagent");
+}
+
+char *
+ga_storage_path(void)
+{
+	char	   *path;
+
+	if (storage_path != NULL && storage_path[0] != '\0')
+		path = pstrdup(storage_path);
+	else if (profile == GA_PROFILE_PRODUCTION)
+		path = pstrdup(PRODUCTION_PATH);
+	else
+	{
+		char	   *parent = pstrdup(DataDir);
+
+		get_parent_directory(parent);
+		path = psprintf("%s/gpu_storage-%d", parent, PostPortNumber);
+	}
+	canonicalize_path(path);
+	return path;
+}

@@ -1,0 +1,587 @@
+/*
+ * text.c
+ *		Text form of tensors.
+ *
+ *	nested:		[1,2,3]   [[1,2],[3,4]]   3.5 (rank 0)   F16:[1,2]
+ *	compact:	F32[1000,256]:zstd:<base64>   F32[2]:raw:<base64>
+ *
+ * Both are accepted everywhere and both are exact: floats print as the shortest
+ * decimal that reads back to the same bits. What nested text cannot express
+ * (empty inner dimensions, NaN payloads, opaque dtypes) prints compact.
+ */
+#include "base/compat.h"
+
+#include <math.h>
+
+#include "base/guc.h"
+#include "common/base64.h"
+#include "common/shortest_dec.h"
+#include "miscadmin.h"
+#include "tensor/tensor.h"
+
+typedef struct Parser
+{
+	const GaKind *kind;
+	const char *text;			/* whole input, for messages */
+	const char *p;
+	int			dtype;
+	int			ndim;
+	int64		dims[GA_MAX_RANK];	/* -1 until the first bracket of that depth closes */
+	uint64		max_elements;
+	uint64		count;
+	StringInfoData data;
+	Node	   *escontext;
+} Parser;
+
+#define SYNTAX_ERROR(ps, ret, ...) \
+	ereturn((ps)->escontext, ret, \
+			(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION), \
+			 errmsg("invalid input syntax for type %s: \"%s\"", (ps)->kind->name, excerpt((ps)->text)), \
+			 errdetail(__VA_ARGS__)))
+
+/* Input may be hundreds of MB; a message quotes its beginning. */
+static char *
+excerpt(const char *text)
+{
+	size_t		len = strnlen(text, 61);
+
+	return len <= 60 ? pstrdup(text) : psprintf("%.*s...", pg_mbcliplen(text, 60, 57), text);
+}
+
+static inline void
+skip_space(Parser *ps)
+{
+	while (*ps->p == ' ' || (*ps->p >= '\t' && *ps->p <= '\r'))
+		ps->p++;
+}
+
+/* Matches a word in any letter case that no further letter or digit follows. */
+static bool
+match_word(const char *p, const char *word, const char **end)
+{
+	size_t		len = strlen(word);
+
+	if (pg_strncasecmp(p, word, len) != 0 || isalnum((unsigned char) p[len]))
+		return false;
+	*end = p + len;
+	return true;
+}
+
+static bool
+out_of_range(Parser *ps, const char *number, size_t len)
+{
+	ereturn(ps->escontext, false,
+			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+			 errmsg("\"%.*s\" is out of range for %s in type %s",
+					(int) Min(len, 40), number, ga_dtype_name(ps->dtype), ps->kind->name)));
+}
+
+/* Appends a float element; F16 and BF16 are rounded once, from F64. */
+static bool
+parse_float(Parser *ps)
+{
+	const char *start = ps->p;
+	const char *digits = start + (*start == '-' || *start == '+');
+	const char *end = NULL;
+	double		d;
+	float		f = 0;
+	bool		is_f32 = ps->dtype == GA_F32;
+
+	if (match_word(digits, "nan", &end))
+		d = f = NAN;
+	else if (match_word(digits, "infinity", &end) || match_word(digits, "inf", &end))
+		d = f = *start == '-' ? -INFINITY : INFINITY;
+	else
+	{
+		char	   *stop;
+
+		if (!(isdigit((unsigned char) *digits) || *digits == '.') ||
+			(digits[0] == '0' && (digits[1] == 'x' || digits[1] == 'X')))
+			SYNTAX_ERROR(ps, false, "A number was expected at \"%s\".", excerpt(start));
+		errno = 0;
+		if (is_f32)
+			d = f = strtof(start, &stop);
+		else
+			d = strtod(start, &stop);
+		if (stop == start)
+			SYNTAX_ERROR(ps, false, "A number was expected at \"%s\".", excerpt(start));
+		if (errno == ERANGE && (d == 0 || isinf(d)))
+			return out_of_range(ps, start, stop - start);
+		end = stop;
+	}
+	ps->p = end;
+
+	switch (ps->dtype)
+	{
+		case GA_F32:
+			appendBinaryStringInfo(&ps->data, (char *) &f, sizeof f);
+			break;
+		case GA_F64:
+			appendBinaryStringInfo(&ps->data, (char *) &d, sizeof d);
+			break;
+		default:
+			{
+				uint16		h = ps->dtype == GA_F16 ? ga_double_to_half(d) : ga_double_to_bfloat(d);
+
+				if (isfinite(d) &&
+					isinf(ps->dtype == GA_F16 ? ga_half_to_float(h) : ga_bfloat_to_float(h)))
+					return out_of_range(ps, start, end - start);
+				appendBinaryStringInfo(&ps->data, (char *) &h, sizeof h);
+			}
+	}
+	return true;
+}
+
+static bool
+parse_integer(Parser *ps)
+{
+	const GaDtypeInfo *info = ga_dtype_info(ps->dtype);
+	const char *start = ps->p;
+	const char *end;
+	uint64		magnitude = 0;
+	uint64		limit;
+	bool		negative = *start == '-';
+
+	if (ps->dtype == GA_BOOL && (match_word(start, "true", &end) || match_word(start, "false", &end)))
+	{
+		appendStringInfoChar(&ps->data, *start == 't' || *start == 'T');
+		ps->p = end;
+		return true;
+	}
+	end = start + (negative || *start == '+');
+	if (!isdigit((unsigned char) *end))
+		SYNTAX_ERROR(ps, false, "An integer was expected at \"%s\".", excerpt(start));
+	for (; isdigit((unsigned char) *end); end++)
+	{
+		uint64		digit = *end - '0';
+
+		if (magnitude > (PG_UINT64_MAX - digit) / 10)
+			return out_of_range(ps, start, end - start + 1);
+		magnitude = magnitude * 10 + digit;
+	}
+	if (ps->dtype == GA_BOOL)
+		limit = 1;
+	else if (info->cls == GA_CLASS_UNSIGNED)
+		limit = info->bits == 64 ? PG_UINT64_MAX : (UINT64CONST(1) << info->bits) - 1;
+	else
+		limit = (UINT64CONST(1) << (info->bits - 1)) - (negative ? 0 : 1);
+	if (magnitude > limit || (negative && magnitude && info->cls != GA_CLASS_SIGNED))
+		return out_of_range(ps, start, end - start);
+	if (negative)
+		magnitude = -magnitude;
+
+	/* Storage is native and the payload little-endian by requirement of the build. */
+	appendBinaryStringInfo(&ps->data, (char *) &magnitude, info->width);
+	ps->p = end;
+	return true;
+}
+
+static bool
+parse_scalar(Parser *ps)
+{
+	if (++ps->count > ps->max_elements)
+		ereturn(ps->escontext, false,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s cannot have more than " UINT64_FORMAT " elements of dtype %s",
+						ps->kind->name, ps->max_elements, ga_dtype_name(ps->dtype))));
+	if ((ps->count & 0xFFFFF) == 0)
+		CHECK_FOR_INTERRUPTS();
+	if (ga_dtype_info(ps->dtype)->cls == GA_CLASS_FLOAT)
+		return parse_float(ps);
+	return parse_integer(ps);
+}
+
+static bool
+ragged(Parser *ps)
+{
+	ereturn(ps->escontext, false,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+			 errmsg("malformed %s: nested lists must have equal lengths", ps->kind->name),
+			 errdetail("The list that ends or begins at \"%s\" differs from its neighbours.", excerpt(ps->p))));
+}
+
+/* Parses "[[1,2],[3,4]]" without recursion; fills ndim, dims and data. */
+static bool
+parse_nested(Parser *ps)
+{
+	int64		counts[GA_MAX_RANK + 1];
+	int			depth = 0;
+	int			leaf_depth = 0;	/* depth at which numbers stand, once known */
+	bool		expect_item = true;
+
+	for (int i = 0; i < GA_MAX_RANK; i++)
+		ps->dims[i] = -1;
+	do
+	{
+		skip_space(ps);
+		if (expect_item && *ps->p == '[')
+		{
+			if (depth > 0 && depth == leaf_depth)
+				return ragged(ps);
+			if (depth > 0)
+				counts[depth]++;
+			if (++depth > GA_MAX_RANK)
+				ereturn(ps->escontext, false,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("number of dimensions exceeds the maximum (%d)", GA_MAX_RANK)));
+			counts[depth] = 0;
+			ps->ndim = Max(ps->ndim, depth);
+			ps->p++;
+			skip_space(ps);
+			expect_item = *ps->p != ']';
+		}
+		else if (!expect_item && *ps->p == ']')
+		{
+			if (ps->dims[depth - 1] == -1)
+				ps->dims[depth - 1] = counts[depth];
+			else if (ps->dims[depth - 1] != counts[depth])
+				return ragged(ps);
+			ps->p++;
+			depth--;
+		}
+		else if (!expect_item && *ps->p == ',')
+		{
+			ps->p++;
+			expect_item = true;
+		}
+		else if (*ps->p == '\0')
+			SYNTAX_ERROR(ps, false, "The input ends inside a list.");
+		else if (!expect_item)
+			SYNTAX_ERROR(ps, false, "\",\" or \"]\" was expected at \"%s\".", excerpt(ps->p));
+		else
+		{
+			if (leaf_depth == 0)
+				leaf_depth = depth;
+			if (depth != leaf_depth || ps->ndim != depth)
+				return ragged(ps);
+			if (!parse_scalar(ps))
+				return false;
+			counts[depth]++;
+			expect_item = false;
+		}
+	} while (depth > 0);
+	return true;
+}
+
+/* An unsigned decimal of a compact shape; false on overflow or no digits. */
+static bool
+parse_dim(const char **p, int64 *dim)
+{
+	const char *s = *p;
+	int64		v = 0;
+
+	if (!isdigit((unsigned char) *s))
+		return false;
+	for (; isdigit((unsigned char) *s); s++)
+	{
+		if (v > (PG_INT64_MAX - (*s - '0')) / 10)
+			return false;
+		v = v * 10 + (*s - '0');
+	}
+	*dim = v;
+	*p = s;
+	return true;
+}
+
+/* Parses "[2,3]:zstd:<base64>" after the dtype. */
+static GaTensor *
+parse_compact(Parser *ps)
+{
+	const char *p = ps->p;
+	int64		dims[GA_MAX_RANK];
+	int			ndim = 0;
+	uint64		nelem,
+				nbytes;
+	bool		zstd;
+	int			len,
+				got;
+	char	   *bytes;
+	char	   *data;
+	GaTensor   *tensor;
+
+	if (*p++ != '[')
+		SYNTAX_ERROR(ps, NULL, "A shape was expected at \"%s\".", excerpt(ps->p));
+	while (*p != ']')
+	{
+		if (ndim == GA_MAX_RANK)
+			ereturn(ps->escontext, NULL,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("number of dimensions exceeds the maximum (%d)", GA_MAX_RANK)));
+		if ((ndim > 0 && *p++ != ',') || !parse_dim(&p, &dims[ndim++]))
+			SYNTAX_ERROR(ps, NULL, "The shape is not a list of non-negative integers.");
+	}
+	p++;
+	if (!ga_kind_check(ps->kind, ps->dtype, ndim, dims, &nelem, &nbytes, ps->escontext))
+		return NULL;
+
+	if (strncmp(p, ":zstd:", 6) == 0)
+	{
+		zstd = true;
+		p += 6;
+	}
+	else if (strncmp(p, ":raw:", 5) == 0)
+	{
+		zstd = false;
+		p += 5;
+	}
+	else
+		SYNTAX_ERROR(ps, NULL, "\":raw:\" or \":zstd:\" must follow the shape.");
+
+	len = strlen(p);
+	while (len > 0 && isspace((unsigned char) p[len - 1]))
+		len--;
+	/* Raw text has one right length, compressed text cannot be longer than it. */
+	if ((uint64) len > (nbytes + 2) / 3 * 4 || (!zstd && (uint64) len != (nbytes + 2) / 3 * 4))
+		SYNTAX_ERROR(ps, NULL, "The base64 text does not have the length that the shape asks for.");
+	bytes = palloc(pg_b64_dec_len(len) + 4);
+	got = pg_b64_decode(p, len, bytes, pg_b64_dec_len(len) + 4);
+	if (got < 0)
+		SYNTAX_ERROR(ps, NULL, "The base64 text is not valid.");
+
+	tensor = ga_tensor_new(ps->kind, ps->dtype, ndim, dims, &data);
+	if (zstd)
+	{
+		if (!ga_decompress(bytes, got, ga_dtype_info(ps->dtype)->width, data, nbytes))
+			SYNTAX_ERROR(ps, NULL, "The compressed bytes do not decode to the size of the shape.");
+	}
+	else
+	{
+		if ((uint64) got != nbytes)
+			SYNTAX_ERROR(ps, NULL, "The base64 text does not have the length that the shape asks for.");
+		memcpy(data, bytes, nbytes);
+	}
+	pfree(bytes);
+	return ga_tensor_seal(ps->kind, tensor, ps->escontext);
+}
+
+/* Reads "NAME" before ":" or "["; 0 when the text does not begin with a dtype. */
+static int
+parse_prefix(const char *p, const char **end)
+{
+	const char *s = p;
+
+	while (isalnum((unsigned char) *s) || *s == '_')
+		s++;
+	if (s == p || isdigit((unsigned char) *p) || (*s != ':' && *s != '['))
+		return 0;
+	*end = s;
+	return ga_dtype_lookup(p, s - p);
+}
+
+GaTensor *
+ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escontext)
+{
+	int			default_dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod) : GA_F32;
+	Parser		ps = {.kind = kind,.text = text,.p = text,.escontext = escontext};
+	const char *end;
+	uint64		nelem,
+				nbytes;
+	char	   *data;
+	GaTensor   *tensor;
+
+	skip_space(&ps);
+	ps.dtype = parse_prefix(ps.p, &end);
+	if (ps.dtype != 0)
+	{
+		ps.p = end;
+		if (*ps.p == '[')
+			return parse_compact(&ps);
+		ps.p++;
+	}
+	else
+		ps.dtype = default_dtype;
+
+	if (kind->floats_only && ps.dtype != GA_F32 && ps.dtype != GA_F16 && ps.dtype != GA_BF16)
+		return ga_kind_check(kind, ps.dtype, 1, (int64[]) {1}, &nelem, &nbytes, escontext) ? NULL : NULL;
+	if (ga_dtype_info(ps.dtype)->cls == GA_CLASS_OPAQUE)
+		SYNTAX_ERROR(&ps, NULL, "Values of dtype %s have no numbers; use the form %s[..]:raw:<base64>.",
+					 ga_dtype_name(ps.dtype), ga_dtype_name(ps.dtype));
+	ps.max_elements = kind->max_bytes / ga_dtype_info(ps.dtype)->width;
+	initStringInfo(&ps.data);
+	skip_space(&ps);
+	if (*ps.p == '[' ? !parse_nested(&ps) : !parse_scalar(&ps))
+		return NULL;
+	skip_space(&ps);
+	if (*ps.p != '\0')
+		SYNTAX_ERROR(&ps, NULL, "Junk after the value: \"%s\".", excerpt(ps.p));
+	if (!ga_kind_check(kind, ps.dtype, ps.ndim, ps.dims, &nelem, &nbytes, escontext))
+		return NULL;
+	tensor = ga_tensor_new(kind, ps.dtype, ps.ndim, ps.dims, &data);
+	memcpy(data, ps.data.data, nbytes);
+	pfree(ps.data.data);
+	return ga_tensor_seal(kind, tensor, escontext);
+}
+
+/* ---- printing ---- */
+
+/* A NaN other than the one that the text "NaN" reads back to. */
+static bool
+is_odd_nan(int dtype, const char *data, uint64 i)
+{
+	switch (dtype)
+	{
+		case GA_F32:
+			{
+				uint32		u = ((const uint32 *) data)[i];
+
+				return (u & 0x7FFFFFFF) > 0x7F800000 && u != 0x7FC00000;
+			}
+		case GA_F64:
+			{
+				uint64		u = ((const uint64 *) data)[i];
+
+				return (u & ~(UINT64CONST(1) << 63)) > UINT64CONST(0x7FF0000000000000) &&
+					u != UINT64CONST(0x7FF8000000000000);
+			}
+		case GA_F16:
+			{
+				uint16		u = ((const uint16 *) data)[i];
+
+				return (u & 0x7FFF) > 0x7C00 && u != 0x7E00;
+			}
+		case GA_BF16:
+			{
+				uint16		u = ((const uint16 *) data)[i];
+
+				return (u & 0x7FFF) > 0x7F80 && u != 0x7FC0;
+			}
+	}
+	return false;
+}
+
+static bool
+needs_compact(const GaView *view)
+{
+	if (ga_dtype_info(view->dtype)->cls == GA_CLASS_OPAQUE)
+		return true;
+	/* "[]" has one empty dimension; deeper brackets inside an empty one cannot be written. */
+	for (int i = 0; i + 1 < view->ndim; i++)
+		if (view->dims[i] == 0)
+			return true;
+	if (view->nelem == 0 && view->ndim > 1)
+		return true;
+	for (uint64 i = 0; i < view->nelem; i++)
+	{
+		if (is_odd_nan(view->dtype, view->data, i))
+			return true;
+		/* A BOOL byte may hold anything; only 0 and 1 have a word. */
+		if (view->dtype == GA_BOOL && ((const uint8 *) view->data)[i] > 1)
+			return true;
+	}
+	return false;
+}
+
+static char *
+print_compact(const GaView *view)
+{
+	const char *bytes = view->data;
+	size_t		nbytes = view->nbytes;
+	const char *codec = "raw";
+	char	   *packed = NULL;
+	StringInfoData buf;
+	int			len;
+
+	if (ga_compression && nbytes > 0)
+	{
+		size_t		size;
+
+		packed = palloc(nbytes);
+		size = ga_compress(view->data, nbytes, ga_dtype_info(view->dtype)->width, ga_compression_level, packed);
+		if (size > 0)
+		{
+			bytes = packed;
+			nbytes = size;
+			codec = "zstd";
+		}
+	}
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%s%s:%s:", ga_dtype_name(view->dtype), ga_shape_text(view->ndim, view->dims), codec);
+	len = pg_b64_enc_len(nbytes);
+	enlargeStringInfo(&buf, len + 1);
+	len = pg_b64_encode(bytes, nbytes, buf.data + buf.len, len + 1);
+	if (len < 0)
+		elog(ERROR, "base64 encoding failed");
+	buf.len += len;
+	buf.data[buf.len] = '\0';
+	if (packed)
+		pfree(packed);
+	return buf.data;
+}
+
+static void
+print_scalar(StringInfo buf, const GaView *view, uint64 i)
+{
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+	int			len;
+
+	switch (view->dtype)
+	{
+		case GA_F32:
+			len = float_to_shortest_decimal_bufn(((const float *) view->data)[i], digits);
+			break;
+		case GA_F16:
+			len = float_to_shortest_decimal_bufn(ga_half_to_float(((const uint16 *) view->data)[i]), digits);
+			break;
+		case GA_BF16:
+			len = float_to_shortest_decimal_bufn(ga_bfloat_to_float(((const uint16 *) view->data)[i]), digits);
+			break;
+		case GA_F64:
+			len = double_to_shortest_decimal_bufn(((const double *) view->data)[i], digits);
+			break;
+		case GA_BOOL:
+			appendStringInfoString(buf, ((const uint8 *) view->data)[i] ? "true" : "false");
+			return;
+		case GA_U64:
+			appendStringInfo(buf, UINT64_FORMAT, ((const uint64 *) view->data)[i]);
+			return;
+		default:
+			{
+				int64		v;
+
+				ga_convert(view->dtype, view->data + i * ga_dtype_info(view->dtype)->width,
+						   GA_I64, (char *) &v, 1, NULL);
+				appendStringInfo(buf, INT64_FORMAT, v);
+				return;
+			}
+	}
+	appendBinaryStringInfo(buf, digits, len);
+}
+
+char *
+ga_tensor_print(const GaKind *kind, const GaView *view)
+{
+	StringInfoData buf;
+	int64		size[GA_MAX_RANK + 1];	/* elements below one step of each depth */
+
+	if (kind->checked || needs_compact(view))
+		return print_compact(view);
+
+	initStringInfo(&buf);
+	if (view->dtype != GA_F32)
+		appendStringInfo(&buf, "%s:", ga_dtype_name(view->dtype));
+	if (view->ndim == 0)
+	{
+		print_scalar(&buf, view, 0);
+		return buf.data;
+	}
+	size[view->ndim] = 1;
+	for (int d = view->ndim - 1; d >= 0; d--)
+		size[d] = size[d + 1] * view->dims[d];
+	if (view->nelem == 0)
+		appendStringInfoString(&buf, "[]");
+	for (uint64 i = 0; i < view->nelem; i++)
+	{
+		if (i > 0)
+			appendStringInfoChar(&buf, ',');
+		for (int d = 0; d < view->ndim; d++)
+			if (i % size[d] == 0)
+				appendStringInfoChar(&buf, '[');
+		print_scalar(&buf, view, i);
+		for (int d = view->ndim - 1; d >= 0; d--)
+			if ((i + 1) % size[d] == 0)
+				appendStringInfoChar(&buf, ']');
+		if ((i & 0xFFFFF) == 0xFFFFF)
+			CHECK_FOR_INTERRUPTS();
+	}
+	return buf.data;
+}
