@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prints the install script: the sections of sql/part in order. Where a section holds the line
-# "--@setup-steps", the files of sql/setup are embedded as rows (step, ddl), dollar-quoted.
+# "--@setup-steps", the files of sql/setup are embedded as rows (step, ddl), dollar-quoted. A section named
+# NN_name.each.sql is printed once per tensor type, with @T@ standing for the type's name.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,7 +18,14 @@ setup_steps() {
 
 printf '%s\n' '\echo Use "CREATE EXTENSION gpuagent" to load this file. \quit'
 for part in part/*.sql; do
-	while IFS= read -r line || [ -n "$line" ]; do
-		if [ "$line" = "--@setup-steps" ]; then setup_steps; else printf '%s\n' "$line"; fi
-	done < "$part"
+	case $part in
+	*.each.sql)
+		for type in embedding agent_state swarm_tensor; do sed "s/@T@/$type/g" "$part"; done
+		;;
+	*)
+		while IFS= read -r line || [ -n "$line" ]; do
+			if [ "$line" = "--@setup-steps" ]; then setup_steps; else printf '%s\n' "$line"; fi
+		done < "$part"
+		;;
+	esac
 done

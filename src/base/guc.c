@@ -14,6 +14,7 @@
 #include "base/guc.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 
 typedef enum GaProfile
@@ -94,7 +95,7 @@ env_path(const char *name)
 				 errmsg("environment variable %s is not an absolute path: \"%s\"", name, value)));
 		return "";
 	}
-	return value;
+	return strdup(value);		/* lives as long as the setting's boot value */
 }
 
 void

@@ -196,6 +196,8 @@ ga_view(Datum value, GaView *view)
 	const GaCheck *check;
 	char	   *raw;
 
+	view->owned[0] = (Pointer) tensor == DatumGetPointer(value) ? NULL : tensor;
+	view->owned[1] = NULL;
 	if (size < HEADER_SIZE(0) || tensor->version != GA_TENSOR_VERSION || tensor->ndim > GA_MAX_RANK ||
 		ga_dtype_info(tensor->dtype) == NULL || tensor->codec > GA_CODEC_ZSTD ||
 		size < HEADER_SIZE(tensor->ndim))
@@ -229,6 +231,7 @@ ga_view(Datum value, GaView *view)
 	else
 	{
 		raw = palloc(Max(view->nbytes, 1));
+		view->owned[1] = raw;
 		if (!ga_decompress((char *) tensor + prefix, size - prefix,
 						   ga_dtype_info(view->dtype)->width, raw, view->nbytes))
 			report_damaged("The compressed bytes do not decode.");
@@ -236,6 +239,14 @@ ga_view(Datum value, GaView *view)
 	if (ga_crc32c(raw, view->nbytes) != check->crc)
 		report_damaged("The checksum does not match.");
 	view->data = raw;
+}
+
+void
+ga_view_release(GaView *view)
+{
+	for (int i = 0; i < lengthof(view->owned); i++)
+		if (view->owned[i])
+			pfree(view->owned[i]);
 }
 
 int

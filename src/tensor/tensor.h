@@ -77,6 +77,7 @@ typedef struct GaView
 	uint64		nelem;
 	uint64		nbytes;
 	const char *data;
+	void	   *owned[2];		/* copies that ga_view made; NULL where it made none */
 } GaView;
 
 /* ---- layout.c ---- */
@@ -86,6 +87,9 @@ typedef struct GaView
  * the current memory context. ERROR XX001 when the stored bytes are damaged.
  */
 extern void ga_view(Datum value, GaView *view);
+
+/* Frees what ga_view allocated. Only needed where many values pass through one context (comparisons, aggregates). */
+extern void ga_view_release(GaView *view);
 
 /* True when the shape fits the kind; else reports into escontext (or throws) and returns false. */
 extern bool ga_kind_check(const GaKind *kind, int dtype, int ndim, const int64 *dims,

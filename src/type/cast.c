@@ -1,0 +1,239 @@
+/*
+ * cast.c
+ *		Casts: arrays and bytea to and from the three types, and among them.
+ *
+ * An array cast carries no dtype, so real[] gives F32, double precision[] gives
+ * F64 (F32 for embedding, which holds no F64), integer[] I32, numeric[] F32;
+ * a typmod then converts. SQL calls each with (value, typmod, explicit).
+ */
+#include "base/compat.h"
+
+#include "catalog/pg_type.h"
+#include "type/type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+/* The dtype that an array element type becomes; embedding takes floats of 32 bits at most. */
+static int
+array_dtype(const GaKind *kind, Oid elemtype)
+{
+	switch (elemtype)
+	{
+		case FLOAT4OID:
+			return GA_F32;
+		case FLOAT8OID:
+			return kind->floats_only ? GA_F32 : GA_F64;
+		case INT4OID:
+			return kind->floats_only ? GA_F32 : GA_I32;
+		case INT8OID:
+			return kind->floats_only ? GA_F32 : GA_I64;
+		case NUMERICOID:
+			return GA_F32;
+	}
+	elog(ERROR, "unsupported array element type %u", elemtype);
+}
+
+/* Converts a numeric element: exactly rounded text conversion, range errors as 22003. */
+static float
+numeric_element(Datum value)
+{
+	return DatumGetFloat4(DirectFunctionCall1(numeric_float4, value));
+}
+
+static Datum
+array_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
+{
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(0);
+	int32		typmod = PG_GETARG_INT32(1);
+	int			dtype = array_dtype(kind, ARR_ELEMTYPE(array));
+	int64		dims[GA_MAX_RANK] = {0};
+	int			ndim = ARR_NDIM(array);
+	uint64		nelem,
+				nbytes;
+	GaTensor   *tensor;
+	char	   *data;
+	GaView		view;
+
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("array must not contain NULLs")));
+	for (int i = 0; i < ndim; i++)
+		dims[i] = ARR_DIMS(array)[i];
+	if (ndim == 0)
+		ndim = 1;				/* '{}' is an empty vector */
+	ga_kind_check(kind, dtype, ndim, dims, &nelem, &nbytes, NULL);
+	tensor = ga_tensor_new(kind, dtype, ndim, dims, &data);
+
+	if (ARR_ELEMTYPE(array) == NUMERICOID)
+	{
+		Datum	   *elems;
+		int			n;
+
+		deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &elems, NULL, &n);
+		for (int i = 0; i < n; i++)
+			((float *) data)[i] = numeric_element(elems[i]);
+	}
+	else
+	{
+		int			from = ARR_ELEMTYPE(array) == FLOAT4OID ? GA_F32 :
+			ARR_ELEMTYPE(array) == FLOAT8OID ? GA_F64 : ARR_ELEMTYPE(array) == INT4OID ? GA_I32 : GA_I64;
+
+		ga_convert(from, ARR_DATA_PTR(array), dtype, data, nelem, NULL);
+	}
+	tensor = ga_tensor_seal(kind, tensor, NULL);
+	if (typmod <= 0)
+		PG_RETURN_POINTER(tensor);
+	ga_view(PointerGetDatum(tensor), &view);
+	PG_RETURN_POINTER(ga_coerce(kind, &view, typmod));
+}
+
+GA_PER_KIND(from_array, array_to_tensor);
+
+/* Shared by the two directions: dims of an SQL array; rank 0 becomes one element, empty becomes '{}'. */
+static ArrayType *
+make_array(const GaView *view, Oid elemtype, int dtype, int width)
+{
+	int			dims[GA_MAX_RANK];
+	int			lbs[GA_MAX_RANK];
+	int			ndim = Max(view->ndim, 1);
+	ArrayType  *array;
+	Size		overhead;
+	Size		size;
+
+	if (view->nelem == 0)
+		return construct_empty_array(elemtype);
+	if (ndim > MAXDIM || view->nelem > MaxArraySize)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("shape %s does not fit an array", ga_shape_text(view->ndim, view->dims)),
+				 errdetail("Arrays have at most %d dimensions and %d elements.", MAXDIM, (int) MaxArraySize)));
+	for (int i = 0; i < ndim; i++)
+	{
+		dims[i] = view->ndim == 0 ? 1 : (int) view->dims[i];
+		lbs[i] = 1;
+	}
+	overhead = ARR_OVERHEAD_NONULLS(ndim);
+	size = overhead + view->nelem * width;
+	array = palloc0(size);
+	SET_VARSIZE(array, size);
+	array->ndim = ndim;
+	array->dataoffset = 0;
+	array->elemtype = elemtype;
+	memcpy(ARR_DIMS(array), dims, ndim * sizeof(int));
+	memcpy(ARR_LBOUND(array), lbs, ndim * sizeof(int));
+	ga_convert(view->dtype, view->data, dtype, ARR_DATA_PTR(array), view->nelem, NULL);
+	return array;
+}
+
+#define TO_ARRAY(name, oid, dtype, width) \
+PG_FUNCTION_INFO_V1(name); \
+Datum \
+name(PG_FUNCTION_ARGS) \
+{ \
+	GaView		view; \
+\
+	GA_GETARG_VIEW(0, &view); \
+	PG_RETURN_ARRAYTYPE_P(make_array(&view, oid, dtype, width)); \
+} \
+extern int	ga_entry_dummy
+
+TO_ARRAY(ga_to_float4_array, FLOAT4OID, GA_F32, 4);
+TO_ARRAY(ga_to_float8_array, FLOAT8OID, GA_F64, 8);
+TO_ARRAY(ga_to_int4_array, INT4OID, GA_I32, 4);
+TO_ARRAY(ga_to_int8_array, INT8OID, GA_I64, 8);
+
+/* Raw little-endian elements as bytea; also tensor_bytes(). */
+PG_FUNCTION_INFO_V1(ga_to_bytea);
+Datum
+ga_to_bytea(PG_FUNCTION_ARGS)
+{
+	GaView		view;
+	bytea	   *result;
+
+	GA_GETARG_VIEW(0, &view);
+	result = palloc(VARHDRSZ + view.nbytes);
+	SET_VARSIZE(result, VARHDRSZ + view.nbytes);
+	memcpy(VARDATA(result), view.data, view.nbytes);
+	PG_RETURN_BYTEA_P(result);
+}
+
+/* bytea -> T: raw elements of the typmod's dtype, F32 without one; one dimension. */
+static Datum
+bytea_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
+{
+	bytea	   *bytes = PG_GETARG_BYTEA_PP(0);
+	int32		typmod = PG_GETARG_INT32(1);
+	int			dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod) : GA_F32;
+	Size		nbytes = VARSIZE_ANY_EXHDR(bytes);
+	int			bits = ga_dtype_info(dtype)->bits;
+	int64		dim = nbytes * 8 / bits;
+	GaTensor   *tensor;
+	char	   *data;
+
+	if (nbytes * 8 % bits != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+				 errmsg("%zu bytes are not a whole number of %s elements", nbytes, ga_dtype_name(dtype))));
+	if (typmod > 0 && GA_TYPMOD_DIM(typmod) != 0 && GA_TYPMOD_DIM(typmod) != dim)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("expected %d dimensions, not " INT64_FORMAT, GA_TYPMOD_DIM(typmod), dim)));
+	tensor = ga_tensor_new(kind, dtype, 1, &dim, &data);
+	memcpy(data, VARDATA_ANY(bytes), nbytes);
+	GA_RETURN(kind, tensor);
+}
+
+GA_PER_KIND(from_bytea, bytea_to_tensor);
+
+/* Among the three types: same dtype and shape, checked against the target's limits. */
+static Datum
+tensor_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
+{
+	GaView		view;
+
+	GA_GETARG_VIEW(0, &view);
+	PG_RETURN_POINTER(ga_coerce(kind, &view, PG_GETARG_INT32(1)));
+}
+
+GA_PER_KIND(from_tensor, tensor_to_tensor);
+
+/* tensor(dtype text, shape bigint[], data bytea) swarm_tensor */
+PG_FUNCTION_INFO_V1(ga_tensor);
+Datum
+ga_tensor(PG_FUNCTION_ARGS)
+{
+	text	   *name = PG_GETARG_TEXT_PP(0);
+	int			dtype = ga_dtype_from_text(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	int64		dims[GA_MAX_RANK];
+	int			ndim = ga_shape_from_array(PG_GETARG_DATUM(1), dims);
+	bytea	   *bytes = PG_GETARG_BYTEA_PP(2);
+	uint64		nelem,
+				nbytes;
+	GaTensor   *tensor;
+	char	   *data;
+
+	ga_kind_check(&ga_kind_swarm_tensor, dtype, ndim, dims, &nelem, &nbytes, NULL);
+	if (nbytes != VARSIZE_ANY_EXHDR(bytes))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("data has %zu bytes, %s%s takes " UINT64_FORMAT, VARSIZE_ANY_EXHDR(bytes),
+						ga_dtype_name(dtype), ga_shape_text(ndim, dims), nbytes)));
+	tensor = ga_tensor_new(&ga_kind_swarm_tensor, dtype, ndim, dims, &data);
+	memcpy(data, VARDATA_ANY(bytes), nbytes);
+	GA_RETURN(&ga_kind_swarm_tensor, tensor);
+}
+
+/* compress(swarm_tensor) swarm_tensor: the same value, stored smaller when that gains 2 %. */
+PG_FUNCTION_INFO_V1(ga_compress_value);
+Datum
+ga_compress_value(PG_FUNCTION_ARGS)
+{
+	GaTensor   *tensor = (GaTensor *) PG_DETOAST_DATUM(PG_GETARG_DATUM(0));
+	GaView		view;
+
+	ga_view(PointerGetDatum(tensor), &view);	/* verifies before the copy is made */
+	PG_RETURN_POINTER(ga_tensor_compress(tensor, 1));
+}
