@@ -66,13 +66,18 @@ extern const GaDtypeInfo *ga_dtype_info(int code);
 extern int	ga_dtype_lookup(const char *name, size_t len);
 
 /*
- * Elements and bytes of a shape. False when a dimension is negative, a product
- * overflows, or packed elements do not fill whole bytes. An empty dimension
- * gives 0 bytes; rank 0 gives one element.
+ * Elements and bytes of a shape. False when the dtype is unknown, the rank is
+ * not 0 .. GA_MAX_RANK, a dimension is negative, a count leaves the range of
+ * int64, or packed elements do not fill whole bytes. An empty dimension gives 0
+ * bytes whatever the others are; rank 0 gives one element.
  */
 extern bool ga_shape_size(int dtype, int ndim, const int64_t *dims, uint64_t *nelem, uint64_t *nbytes);
 
-/* Conversions; narrowing rounds to nearest even, as IEEE 754 and PyTorch do. */
+/*
+ * Conversions; narrowing rounds to nearest even, as IEEE 754 and PyTorch do, and
+ * overflows to infinity. A NaN keeps its sign and the top of its payload and
+ * becomes quiet, except that BF16 to F32 changes no bit.
+ */
 extern float ga_half_to_float(uint16_t h);
 extern uint16_t ga_float_to_half(float f);
 extern uint16_t ga_double_to_half(double d);	/* one rounding, not two */
@@ -80,7 +85,7 @@ extern float ga_bfloat_to_float(uint16_t b);
 extern uint16_t ga_float_to_bfloat(float f);
 extern uint16_t ga_double_to_bfloat(double d);	/* one rounding, not two */
 
-/* Widens n elements of F32, F16 or BF16 to F32; of any of the four float dtypes to F64. Exact. */
+/* Widens n elements of F32, F16 or BF16 to F32; of any of the four float dtypes to F64. Exact; NaNs from other dtypes. */
 extern void ga_widen_f32(int dtype, const void *src, float *dst, size_t n);
 extern void ga_widen_f64(int dtype, const void *src, double *dst, size_t n);
 
