@@ -23,6 +23,7 @@
 
 #include "base/compat.h"
 #include "lib/stringinfo.h"
+#include "nodes/nodes.h"
 #include "math/dtype.h"
 
 #define GA_TENSOR_VERSION 1

@@ -16,6 +16,7 @@
 #include "base/guc.h"
 #include "common/base64.h"
 #include "common/shortest_dec.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tensor/tensor.h"
 

@@ -12,6 +12,7 @@
 #include "type/type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
