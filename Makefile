@@ -5,7 +5,7 @@ MODULE_big = gpuagent
 
 OBJS = \
 	src/gpuagent.o \
-	src/base/guc.o \
+	src/base/guc.o src/base/names.o \
 	src/math/dtype.o src/math/distance.o src/math/distance_avx2.o src/math/distance_avx512.o \
 	src/tensor/layout.o src/tensor/codec.o src/tensor/text.o src/tensor/binary.o src/tensor/convert.o \
 	src/type/io.o src/type/cast.o src/type/math.o src/type/compare.o src/type/aggregate.o src/type/access.o
