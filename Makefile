@@ -8,7 +8,7 @@ OBJS = \
 	src/base/guc.o src/base/names.o \
 	src/math/dtype.o src/math/distance.o src/math/distance_avx2.o src/math/distance_avx512.o \
 	src/tensor/layout.o src/tensor/codec.o src/tensor/text.o src/tensor/binary.o src/tensor/convert.o \
-	src/type/io.o src/type/cast.o src/type/math.o src/type/compare.o src/type/aggregate.o src/type/access.o
+	src/type/io.o src/type/cast.o src/type/math.o src/type/compare.o src/type/aggregate.o src/type/access.o src/type/version.o
 
 # The install script is its sections in reading order; the setup steps are embedded as an SQL function.
 SQL_PARTS := $(sort $(wildcard sql/part/*.sql))

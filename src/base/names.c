@@ -4,11 +4,8 @@
  */
 #include "base/compat.h"
 
-#include <zstd.h>
-
 #include "base/names.h"
 #include "catalog/namespace.h"
-#include "math/distance.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -78,12 +75,4 @@ ga_require_setup(PG_FUNCTION_ARGS)
 {
 	ga_setup_check();
 	PG_RETURN_VOID();
-}
-
-PG_FUNCTION_INFO_V1(ga_version);
-Datum
-ga_version(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("gpuagent %s, zstd %s, %s kernels, device: host",
-											  GA_VERSION, ZSTD_versionString(), ga_math_isa())));
 }
