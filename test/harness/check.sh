@@ -76,7 +76,7 @@ check_source() {
 		ours src cuda python sql/part sql/setup | grep -E '\.(c|h|cu|py|sql)$' | xargs -r wc -l | awk '$2 != "total" && $1 >= 800')"
 	verdict "nothing is left unfinished" "$(
 		ours src sql cuda python demo test doc README.md Makefile | grep -Ev '^test/harness/(check|run).sh$|^test/data/|\.out$' |
-			xargs -r grep -nIiwE 'TODO|FIXME|XXX|HACK|TBD|WIP|placeholder|unimplemented|not implemented|not yet implemented|for now' || true)"
+			xargs -r grep -nIwE 'TODO|FIXME|XXX|HACK|TBD|WIP|[Pp]laceholder|[Uu]nimplemented|[Nn]ot (yet )?implemented|[Ff]or now' || true)"
 	verdict "scripts parse" "$(ours sql test demo .ci | grep -E '\.sh$|/run$' | while read -r f; do bash -n "$f" 2>&1 || true; done)"
 }
 

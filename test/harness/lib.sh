@@ -83,6 +83,17 @@ ga_as() {
 	fi
 }
 
+# Print what a person types before a program to run it as the servers' user; nothing when they are that user.
+ga_as_command() {
+	if [ "$(id -un)" != "$GA_OS_USER" ]; then printf 'runuser -u %s --' "$GA_OS_USER"; fi
+}
+
+# Make a folder that only the servers' user can enter.
+ga_private_folder() {
+	mkdir -m 700 "$1"
+	chown "$GA_OS_USER" "$1"
+}
+
 # Copy the server tree of a pg_config below $GA_WORK/pg: PostgreSQL finds its files relative to its programs, so the
 # copy is complete in itself and an extension can be installed into it without rights on the system.
 # Sets GA_PG_CONFIG and GA_BIN.

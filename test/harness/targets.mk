@@ -1,14 +1,15 @@
-.DEFAULT_GOAL := all
-
 # targets.mk - the targets that set everything up by themselves; they need bash and make only, so that they work
 # before PostgreSQL is installed.  "make all", "make install" and "make installcheck" come from PGXS.
 #
 #	make test			every suite in its short form
 #	make test-long			the same and what takes longer
 #	make test-SUITE			one suite: check unit regress isolation pgtap tap python
+#	make demo			the main job, with visible progress (KEEP=1 keeps the cluster)
+
+.DEFAULT_GOAL := all
 
 HARNESS_SUITES = check unit regress isolation pgtap tap python
-HARNESS_GOALS = setup-packages test test-long $(addprefix test-,$(HARNESS_SUITES))
+HARNESS_GOALS = setup-packages demo test test-long $(addprefix test-,$(HARNESS_SUITES))
 
 .PHONY: $(HARNESS_GOALS)
 
@@ -23,3 +24,6 @@ test-long:
 
 $(addprefix test-,$(filter-out long,$(HARNESS_SUITES))): test-%:
 	@bash test/harness/run.sh $*
+
+demo:
+	@bash demo/run.sh
