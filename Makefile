@@ -3,12 +3,8 @@ EXTENSION = gpuagent
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" gpuagent.control)
 MODULE_big = gpuagent
 
-OBJS = \
-	src/gpuagent.o \
-	src/base/guc.o src/base/names.o \
-	src/math/dtype.o src/math/distance.o src/math/distance_avx2.o src/math/distance_avx512.o \
-	src/tensor/layout.o src/tensor/codec.o src/tensor/text.o src/tensor/binary.o src/tensor/convert.o \
-	src/type/io.o src/type/cast.o src/type/math.o src/type/compare.o src/type/aggregate.o src/type/access.o src/type/version.o
+# Every C file below src is part of the module; its folders are the rooms of doc/architecture.md.
+OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 
 # The install script is its sections in reading order; the setup steps are embedded as an SQL function.
 SQL_PARTS := $(sort $(wildcard sql/part/*.sql))

@@ -31,6 +31,67 @@ extern void ga_hash_chunk(const char *data, size_t nbytes, GaHash *hash);
 extern void ga_hash_node(uint64 nbytes, int nchildren, const GaHash *children, GaHash *hash);
 extern void ga_hash_tensor(int dtype, int ndim, const int64 *dims, const GaHash *root, GaHash *hash);
 
+/* Lower-case hexadecimal, for messages. */
+extern char *ga_hash_text(const GaHash *hash);
+
+/* Parameters: bytea of exactly 32 bytes (22023). */
+extern void ga_hash_from_datum(Datum value, GaHash *hash);
+extern Datum ga_hash_to_datum(const GaHash *hash);
+
+/* ---- chunk.c: rows of the tables chunk, node and tensor ---- */
+
+/*
+ * Stores a chunk (1 byte to 1 MiB) unless a committed or own one is visible.
+ * width is the stride of the byte shuffle. Returns the bytes that the new row
+ * holds, 0 when nothing was inserted.
+ */
+extern size_t ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash);
+
+/* Raw size of a stored chunk, 0 when it is missing. */
+extern size_t ga_chunk_size(const GaHash *hash);
+
+/*
+ * Decodes a chunk into dst, which takes nbytes. ERROR XX001 when it is missing, has another size,
+ * does not decode, or (verify) does not have its hash.
+ */
+extern void ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify);
+
+extern void ga_node_store(uint64 nbytes, int nchildren, const GaHash *children, const GaHash *hash);
+
+/* Children of a node, their number; ERROR XX001 when it is missing or covers another size. */
+extern int	ga_node_load(const GaHash *hash, uint64 nbytes, GaHash *children);
+
+extern void ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes,
+								const GaHash *root, const GaHash *hash);
+
+/* False when the store does not have the tensor. */
+extern bool ga_tensor_row_load(const GaHash *hash, int *dtype, int *ndim, int64 *dims, uint64 *nbytes, GaHash *root);
+
+/* ---- tree.c: chunk hashes of a tensor as a tree of fanout 64 ---- */
+
+#define GA_MAX_LEVELS 8			/* 64^7 MiB is beyond any shape */
+
+/* level 0 = chunks; the last level has one hash, the root. */
+typedef struct GaTree
+{
+	uint64		nbytes;
+	int			nlevels;
+	uint64		count[GA_MAX_LEVELS];
+	GaHash	   *hash[GA_MAX_LEVELS];
+} GaTree;
+
+/* Raw bytes below entry i of a level. */
+extern uint64 ga_tree_span(uint64 nbytes, int level, uint64 i);
+
+/* Loads all levels below a root. */
+extern void ga_tree_load(const GaHash *root, uint64 nbytes, GaTree *tree);
+
+/*
+ * Computes the levels above chunks[] and stores the nodes that are not, at the
+ * same place, in `base` (may be NULL). Gives the root.
+ */
+extern void ga_tree_store(uint64 nbytes, const GaHash *chunks, const GaTree *base, GaHash *root);
+
 /* ---- writer.c ---- */
 
 typedef struct GaWriter GaWriter;
@@ -43,6 +104,12 @@ typedef struct GaWriter GaWriter;
 extern GaWriter *ga_writer_begin(int dtype, int ndim, const int64 *dims);
 extern void ga_writer_write(GaWriter *writer, const char *data, size_t nbytes);
 extern void ga_writer_finish(GaWriter *writer, GaHash *tensor);
+
+/* Continues a stored tensor: its rows stay, dims[0] grows; only its last chunk is read again. */
+extern GaWriter *ga_writer_append(const GaHash *base, const int64 *dims);
+
+/* A tensor equal to base but for the raw bytes [offset, offset + nbytes). */
+extern void ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbytes, GaHash *tensor);
 
 /* Chunk bytes that were new to the store, as stored (after compression). */
 extern uint64 ga_writer_new_bytes(const GaWriter *writer);
@@ -70,8 +137,13 @@ extern GaReader *ga_reader_open(const GaHash *tensor);
 extern void ga_reader_read(GaReader *reader, uint64 offset, uint64 nbytes, char *dst, bool verify);
 extern void ga_reader_close(GaReader *reader);
 
-/* Parameters: bytea of exactly 32 bytes (22023). */
-extern void ga_hash_from_datum(Datum value, GaHash *hash);
-extern Datum ga_hash_to_datum(const GaHash *hash);
+/* Root hash of the tensor. */
+extern void ga_reader_root(GaReader *reader, GaHash *root);
+
+/* Hash of the i-th chunk (0-based). */
+extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);
+
+/* NULL when every row below the tensor is present, decodes and has its hash; else what is wrong. */
+extern char *ga_tensor_problem(const GaHash *tensor);
 
 #endif							/* GA_STORE_H */

@@ -1,0 +1,182 @@
+/*
+ * reader.c
+ *		Reads ranges of a stored tensor. The path from the root to the chunk at
+ *		hand is kept, so that a sequential read loads every node once and a read
+ *		of one row loads one node per level.
+ */
+#include "base/compat.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "store/store.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+typedef struct PathNode
+{
+	uint64		index;			/* which entry of its level; valid when nchildren > 0 */
+	int			nchildren;
+	GaHash		children[GA_NODE_FANOUT];
+} PathNode;
+
+typedef struct GaReaderState
+{
+	GaHash		root;
+	int			top;			/* level of the root; 0 when it is a chunk */
+	PathNode   *path[GA_MAX_LEVELS];	/* [l] is the node at level l */
+	char	   *buffer;			/* the decoded chunk of a partial read */
+	uint64		buffered;		/* its index, or UINT64_MAX */
+	bool		buffer_verified;
+} GaReaderState;
+
+GaReader *
+ga_reader_open(const GaHash *tensor)
+{
+	GaReader   *reader = palloc0(sizeof(GaReader));
+	GaReaderState *state = palloc0(sizeof(GaReaderState));
+
+	reader->tensor = *tensor;
+	reader->state = state;
+	state->buffered = PG_UINT64_MAX;
+	if (!ga_tensor_row_load(tensor, &reader->dtype, &reader->ndim, reader->dims, &reader->nbytes, &state->root))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("tensor %s does not exist", ga_hash_text(tensor)),
+				 errhint("Store its chunks and then call gpuagent.store_tensor().")));
+	reader->nchunks = (reader->nbytes + GA_CHUNK_SIZE - 1) / GA_CHUNK_SIZE;
+	for (uint64 n = reader->nchunks; n > 1; n = (n + GA_NODE_FANOUT - 1) / GA_NODE_FANOUT)
+		state->top++;
+	return reader;
+}
+
+void
+ga_reader_root(GaReader *reader, GaHash *root)
+{
+	*root = reader->state->root;
+}
+
+void
+ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash)
+{
+	GaReaderState *state = reader->state;
+	GaHash		current = state->root;
+
+	Assert(i < reader->nchunks);
+	for (int l = state->top; l > 0; l--)
+	{
+		uint64		index = i >> (6 * l);
+		int			child = (i >> (6 * (l - 1))) & (GA_NODE_FANOUT - 1);
+
+		if (state->path[l] == NULL)
+			state->path[l] = palloc0(sizeof(PathNode));
+		if (state->path[l]->nchildren == 0 || state->path[l]->index != index)
+		{
+			state->path[l]->nchildren = 0;
+			state->path[l]->nchildren = ga_node_load(&current, ga_tree_span(reader->nbytes, l, index),
+													 state->path[l]->children);
+			state->path[l]->index = index;
+		}
+		if (child >= state->path[l]->nchildren)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("node %s of the store is damaged", ga_hash_text(&current)),
+					 errdetail("It has too few children.")));
+		current = state->path[l]->children[child];
+	}
+	*hash = current;
+}
+
+void
+ga_reader_read(GaReader *reader, uint64 offset, uint64 nbytes, char *dst, bool verify)
+{
+	GaReaderState *state = reader->state;
+
+	Assert(offset <= reader->nbytes && nbytes <= reader->nbytes - offset);
+	while (nbytes > 0)
+	{
+		uint64		i = offset / GA_CHUNK_SIZE;
+		size_t		size = ga_tree_span(reader->nbytes, 0, i);
+		size_t		skip = offset % GA_CHUNK_SIZE;
+		size_t		take = Min(size - skip, nbytes);
+		GaHash		hash;
+
+		if (state->buffered != i || (verify && !state->buffer_verified))
+		{
+			ga_reader_chunk_hash(reader, i, &hash);
+			if (take == size)
+				ga_chunk_load(&hash, size, dst, verify);
+			else
+			{
+				if (state->buffer == NULL)
+					state->buffer = MemoryContextAlloc(GetMemoryChunkContext(reader), GA_CHUNK_SIZE);
+				state->buffered = PG_UINT64_MAX;
+				ga_chunk_load(&hash, size, state->buffer, verify);
+				state->buffered = i;
+				state->buffer_verified = verify;
+			}
+		}
+		if (state->buffered == i)
+			memcpy(dst, state->buffer + skip, take);
+		offset += take;
+		dst += take;
+		nbytes -= take;
+	}
+}
+
+void
+ga_reader_close(GaReader *reader)
+{
+	for (int l = 0; l < GA_MAX_LEVELS; l++)
+		if (reader->state->path[l])
+			pfree(reader->state->path[l]);
+	if (reader->state->buffer)
+		pfree(reader->state->buffer);
+	pfree(reader->state);
+	pfree(reader);
+}
+
+/* Reads every chunk with its hash checked; throws XX001 or 42704. */
+static void
+verify_tensor(const GaHash *tensor)
+{
+	GaReader   *reader = ga_reader_open(tensor);
+	char	   *buffer = palloc(GA_CHUNK_SIZE);
+
+	for (uint64 i = 0; i < reader->nchunks; i++)
+		ga_reader_read(reader, i * GA_CHUNK_SIZE, ga_tree_span(reader->nbytes, 0, i), buffer, true);
+	pfree(buffer);
+	ga_reader_close(reader);
+}
+
+/* The checks throw; a subtransaction turns that into an answer. Anything but damage (cancel, I/O) is passed on. */
+char *
+ga_tensor_problem(const GaHash *tensor)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile problem = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		verify_tensor(tensor);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_DATA_CORRUPTED && error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		problem = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return problem;
+}
