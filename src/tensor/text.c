@@ -335,7 +335,7 @@ parse_compact(Parser *ps)
 	if ((uint64) len > (nbytes + 2) / 3 * 4 || (!zstd && (uint64) len != (nbytes + 2) / 3 * 4))
 		SYNTAX_ERROR(ps, NULL, "The base64 text does not have the length that the shape asks for.");
 	bytes = palloc(pg_b64_dec_len(len) + 4);
-	got = pg_b64_decode(p, len, bytes, pg_b64_dec_len(len) + 4);
+	got = pg_b64_decode(p, len, (void *) bytes, pg_b64_dec_len(len) + 4);
 	if (got < 0)
 		SYNTAX_ERROR(ps, NULL, "The base64 text is not valid.");
 
@@ -499,7 +499,7 @@ print_compact(const GaView *view)
 	appendStringInfo(&buf, "%s%s:%s:", ga_dtype_name(view->dtype), ga_shape_text(view->ndim, view->dims), codec);
 	len = pg_b64_enc_len(nbytes);
 	enlargeStringInfo(&buf, len + 1);
-	len = pg_b64_encode(bytes, nbytes, buf.data + buf.len, len + 1);
+	len = pg_b64_encode((const void *) bytes, nbytes, buf.data + buf.len, len + 1);
 	if (len < 0)
 		elog(ERROR, "base64 encoding failed");
 	buf.len += len;
