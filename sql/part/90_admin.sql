@@ -1,0 +1,166 @@
+
+-- ADMINISTRATION
+CREATE FUNCTION gpuagent_store.storage_base() RETURNS text
+    AS 'MODULE_PATHNAME', 'ga_storage_base' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent_store.storage_base() IS
+    'base directory of the tree as the settings give it; 42501 without the rights of pg_read_all_settings';
+
+CREATE FUNCTION gpuagent_store.setup_findings() RETURNS TABLE (item text, status text, detail text, hint text)
+    AS 'MODULE_PATHNAME', 'ga_setup_findings' LANGUAGE C STABLE PARALLEL SAFE ROWS 10;
+COMMENT ON FUNCTION gpuagent_store.setup_findings() IS 'what check_setup() sees of the server process: library, preloading, tree';
+
+CREATE FUNCTION gpuagent.check_setup() RETURNS TABLE (item text, status text, detail text, hint text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing bigint;
+    extversion text;
+    path text;
+BEGIN
+    RETURN QUERY SELECT f.item, f.status, f.detail, f.hint FROM gpuagent_store.setup_findings() f;
+
+    SELECT x.extversion INTO extversion FROM pg_extension x WHERE x.extname = 'gpuagent';
+    RETURN QUERY SELECT 'extension'::text,
+        CASE WHEN extversion = v.default_version THEN 'ok' ELSE 'warning' END,
+        format('version %s in this database, %s installed', extversion, v.default_version),
+        CASE WHEN extversion <> v.default_version THEN 'Run ALTER EXTENSION gpuagent UPDATE and SELECT gpuagent.setup().' END
+        FROM pg_available_extensions v WHERE v.name = 'gpuagent';
+
+    IF to_regclass('gpuagent_store.setup_step') IS NULL THEN
+        RETURN QUERY SELECT 'tables'::text, 'error'::text, 'the tables do not exist in this database'::text,
+            'Run SELECT gpuagent.setup().'::text;
+    ELSE
+        SELECT count(*) INTO missing FROM gpuagent_store.setup_steps() s
+            WHERE NOT EXISTS (SELECT FROM gpuagent_store.setup_step d WHERE d.step = s.step);
+        RETURN QUERY SELECT 'tables'::text, CASE WHEN missing = 0 THEN 'ok' ELSE 'error' END,
+            format('%s of %s steps applied', (SELECT count(*) FROM gpuagent_store.setup_step),
+                   (SELECT count(*) FROM gpuagent_store.setup_steps())),
+            CASE WHEN missing > 0 THEN 'Run SELECT gpuagent.setup().' END;
+    END IF;
+
+    -- Not this function's own search_path but what a new session of this role and database gets.
+    SELECT substr(c, length('search_path=') + 1) INTO path
+        FROM pg_db_role_setting s, unnest(s.setconfig) c
+        WHERE c LIKE 'search\_path=%'
+        AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+        AND s.setrole IN (0, (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user))
+        ORDER BY s.setrole <> 0 DESC, s.setdatabase <> 0 DESC LIMIT 1;
+    path := COALESCE(path, (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'search_path'));
+    RETURN QUERY SELECT 'search_path'::text,
+        CASE WHEN path ~ '(^|,)\s*"?gpuagent"?\s*(,|$)' THEN 'ok' ELSE 'warning' END,
+        format('new sessions get %s', path),
+        CASE WHEN path !~ '(^|,)\s*"?gpuagent"?\s*(,|$)' THEN
+            format('Operators need the schema in the path: ALTER DATABASE %I SET search_path = "$user", public, gpuagent.', current_database())
+        END;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.check_setup() IS
+    'what is set up in this server and database and what is not: item, status (ok, warning, error), detail, hint';
+
+CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN p.proname = ANY ('{setup,grant_access,export_checkpoint,import_checkpoint,export_safetensors,restore_checkpoint,
+            restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
+            delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_file,make_directory,
+            tree_sync,tree_rename,tree_remove,storage_base}'::text[]) THEN 'admin'
+        WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%' OR p.proname IN ('renew_handle', 'sync_swarm') THEN 'map'
+        WHEN p.provolatile IN ('i', 's') OR p.proname IN ('tensor_problem', 'verify_integrity') THEN 'read'
+        ELSE 'write'
+    END
+    FROM pg_proc p WHERE p.oid = $1
+$$;
+COMMENT ON FUNCTION gpuagent_store.access_level(regprocedure) IS
+    'level of grant_access() that a function belongs to: read, write, map or admin';
+
+CREATE FUNCTION gpuagent.grant_access(role regrole, level text DEFAULT 'read') RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    levels text[] := CASE level WHEN 'read' THEN '{read}' WHEN 'map' THEN '{read,map}' WHEN 'write' THEN '{read,write}'
+                     WHEN 'admin' THEN '{read,write,map,admin}' END;
+    f record;
+    t record;
+BEGIN
+    IF role IS NULL THEN
+        RAISE EXCEPTION 'role must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF levels IS NULL THEN
+        RAISE EXCEPTION 'unknown level "%"', level
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use read, write, map or admin.';
+    END IF;
+    PERFORM gpuagent_store.require_setup();
+    EXECUTE format('GRANT USAGE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
+    IF level = 'admin' THEN
+        EXECUTE format('GRANT CREATE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
+    END IF;
+    FOR f IN
+        SELECT p.oid::regprocedure AS signature FROM pg_proc p
+        JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+        JOIN pg_extension x ON x.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+        WHERE x.extname = 'gpuagent' AND gpuagent_store.access_level(p.oid) = ANY (levels)
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
+    END LOOP;
+    FOR t IN
+        SELECT c.oid::regclass AS name, c.relkind,
+            n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'node', 'tensor', 'setup_step') AS read_only
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname IN ('gpuagent', 'gpuagent_store') AND c.relkind IN ('r', 'p', 'v', 'S')
+    LOOP
+        IF t.relkind = 'S' THEN
+            IF level IN ('write', 'admin') THEN
+                EXECUTE format('GRANT USAGE ON SEQUENCE %s TO %s', t.name, role);
+            END IF;
+        ELSIF t.relkind = 'v' OR t.read_only OR level IN ('read', 'map') THEN
+            EXECUTE format('GRANT SELECT ON %s TO %s', t.name, role);
+        ELSE
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s', t.name, role);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.grant_access(regrole, text) IS
+    'grants a role what a level needs on functions, tables and views: read; write: read and storing; map: read and device memory; admin: all. Files also need pg_read_server_files or pg_write_server_files. Call it again after an update';
+
+CREATE FUNCTION gpuagent.storage_stats() RETURNS TABLE (kind text, objects bigint, versions bigint, raw_bytes bigint,
+    stored_bytes bigint, dedup_bytes bigint, delta_bytes bigint, ratio double precision, stored_pretty text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 6 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    RETURN QUERY
+    WITH reference (kind, object, tensor) AS (
+        SELECT 'swarms', v.swarm, v.tensor FROM gpuagent.swarm_version v
+        UNION ALL SELECT 'experts', w.expert, u.t FROM gpuagent.weight_version w, unnest(ARRAY[w.weights, w.biases]) u (t)
+            WHERE u.t IS NOT NULL
+        UNION ALL SELECT 'checkpoints', i.object, u.t FROM gpuagent.checkpoint_item i,
+            unnest(ARRAY[i.tensor, decode(i.body ->> 'biases', 'hex')]) u (t) WHERE u.t IS NOT NULL
+    ), size AS (
+        SELECT DISTINCT ON (t.hash) t.hash, t.nbytes FROM gpuagent_store.tensor t ORDER BY t.hash
+    ), referenced AS (
+        SELECT r.kind, count(DISTINCT r.object) AS objects, count(*) AS versions, sum(s.nbytes)::bigint AS raw,
+            (SELECT sum(d.nbytes) FROM (SELECT DISTINCT q.tensor FROM reference q WHERE q.kind = r.kind) u
+             JOIN size d ON d.hash = u.tensor)::bigint AS distinct_raw
+        FROM reference r JOIN size s ON s.hash = r.tensor GROUP BY r.kind
+    ), chunks AS (
+        SELECT count(*) AS n, COALESCE(sum(c.nbytes), 0)::bigint AS raw,
+            COALESCE(sum(octet_length(c.data)), 0)::bigint AS stored FROM gpuagent_store.chunk c
+    ), line (ord, kind, objects, versions, raw, stored, dedup, delta) AS (
+        SELECT 1, 'agents', count(*), count(*),
+            COALESCE(sum(gpuagent.nbytes(a.state)), 0)::bigint + COALESCE(sum(gpuagent.nbytes(a.memory)), 0)::bigint,
+            pg_total_relation_size('gpuagent.agent'), 0::bigint, 0::bigint FROM gpuagent.agent a
+        UNION ALL SELECT 2, 'graphs', (SELECT count(*) FROM gpuagent.graph), count(*),
+            COALESCE(sum(gpuagent.nbytes(n.embedding)), 0)::bigint,
+            pg_total_relation_size('gpuagent.graph_node') + pg_total_relation_size('gpuagent.graph_edge'), 0, 0
+            FROM gpuagent.graph_node n
+        UNION ALL SELECT k.ord, k.kind, COALESCE(r.objects, 0), COALESCE(r.versions, 0), COALESCE(r.raw, 0), NULL,
+            COALESCE(r.raw - r.distinct_raw, 0), NULL
+            FROM (VALUES (3, 'swarms'), (4, 'experts'), (5, 'checkpoints')) k (ord, kind) LEFT JOIN referenced r USING (kind)
+        UNION ALL SELECT 6, 'store', c.n, c.n, c.raw, c.stored,
+            GREATEST((SELECT COALESCE(sum(r.raw), 0) FROM referenced r)::bigint - c.raw, 0), 0 FROM chunks c
+    )
+    SELECT l.kind, l.objects, l.versions, l.raw, l.stored, l.dedup, l.delta, l.stored::float8 / NULLIF(l.raw, 0), pg_size_pretty(l.stored)
+    FROM line l ORDER BY l.ord;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.storage_stats() IS
+    'bytes by kind: raw_bytes as referenced, stored_bytes on disk (swarms, experts and checkpoints share the store''s row), dedup_bytes saved by sharing; ratio = stored / raw';
