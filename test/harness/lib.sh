@@ -57,18 +57,19 @@ ga_begin() {
 	trap 'exit 130' INT TERM HUP
 }
 
-# Stop the clusters of this run and remove its folder (kept, with a note, when GA_KEEP is set).
+# Stop the clusters of this run, remove its folder (or say where it is kept, when GA_KEEP is set), and exit:
+# ga_end [STATUS].
 ga_end() {
-	local status=$? c
+	local status=${1:-$?} c
 	trap - EXIT
-	if [ -n "${GA_KEEP:-}" ]; then
+	if [ -n "${GA_KEEP:-}" ] && [ -n "${GA_WORK:-}" ]; then
 		say "kept: $GA_WORK"
 		exit "$status"
 	fi
 	for c in "${GA_CLUSTERS[@]}"; do
 		ga_cluster_stop "$c" immediate || true
 	done
-	rm -rf "$GA_WORK"
+	rm -rf "${GA_WORK:-}"
 	exit "$status"
 }
 

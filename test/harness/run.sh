@@ -166,9 +166,9 @@ suite_python() {
 	) >"$log" 2>&1 || status=$?
 	ga_cluster_stop python
 	ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$log" | tail -n 1)
-	bad=$(tail -n 1 "$log" | grep -Eo '(failures|errors|skipped|unexpected successes|expected failures)=[0-9]+' |
-		sed 's/.*=//' | paste -sd+ | sed 's/^$/0/')
-	count_failed=$((${bad:-0}))
+	# "OK", or "FAILED (failures=1, errors=2, skipped=3)": each of these counts as failed.
+	bad=$(tail -n 1 "$log" | tr -c '0-9\n' ' ' | awk '{for (i = 1; i <= NF; i++) n += $i} END {print n + 0}')
+	count_failed=$bad
 	if { [ "$status" != 0 ] || [ "${ran:-0}" = 0 ]; } && [ "$count_failed" = 0 ]; then count_failed=1; fi
 	count_passed=$((${ran:-0} > count_failed ? ${ran:-0} - count_failed : 0))
 	add_result python "$count_passed" "$count_failed"
@@ -181,8 +181,25 @@ suite_long() {
 	run_tap_files long "${files[@]}" -- bash
 }
 
+# On exit: whatever broke off counts as a failure, and the summary comes in any case.
+finish() {
+	local status=$?
+	if [ -z "${finished:-}" ]; then
+		add_result "${suite:-set-up}" 0 1 "(broke off)"
+		report
+	fi
+	ga_end "$status"
+}
+
+report() {
+	finished=1
+	say "results (logs in build/test-logs, $SECONDS s in all)"
+	printf '   %s\n' "${summary[@]}"
+	printf '%d passed, %d failed\n' "$total_passed" "$total_failed" | tee "$LOGS/summary"
+}
+
 main() {
-	local suites=() suite start=$SECONDS before
+	local suites=() before config
 	while [ $# -gt 0 ]; do
 		case $1 in
 			--long) export GA_TEST_LONG=1 ;;
@@ -195,18 +212,19 @@ main() {
 		if [ -n "${GA_TEST_LONG:-}" ]; then suites+=(long); fi
 	fi
 
+	rm -rf "$LOGS"
+	mkdir -p "$LOGS"
+	trap finish EXIT
 	"$GA_ROOT/test/harness/packages.sh"
-	local config
 	config=$(ga_find_pg_config)
 	ga_begin
+	trap finish EXIT
 	say "$("$config" --version) from $config"
 	ga_private_postgres "$config"
 	GA_PGXS=$(dirname "$("$GA_PG_CONFIG" --pgxs)")
 	GA_PGXS=$(cd "$GA_PGXS/.." && pwd)
 	ga_build_and_install "$config"
 	ga_stage
-	rm -rf "$LOGS"
-	mkdir -p "$LOGS"
 
 	for suite in "${suites[@]}"; do
 		say "$suite"
@@ -215,9 +233,7 @@ main() {
 		summary[-1]+=" $((SECONDS - before)) s"
 	done
 
-	say "results (logs in build/test-logs, $((SECONDS - start)) s in all)"
-	printf '   %s\n' "${summary[@]}"
-	printf '%d passed, %d failed\n' "$total_passed" "$total_failed" | tee "$LOGS/summary"
+	report
 	[ "$total_failed" = 0 ] && [ "$total_passed" -gt 0 ]
 }
 
