@@ -139,6 +139,7 @@ ga_stage() {
 		mkdir -p "$GA_WORK/stage/$dir"
 		cp -R "$GA_ROOT/$dir/." "$GA_WORK/stage/$dir/"
 	done
+	cp "$GA_ROOT/README.md" "$GA_WORK/stage/"	# its tour is a test
 	chmod -R a+rX "$GA_WORK/stage"
 }
 
