@@ -1,10 +1,12 @@
 
--- Arrays become an embedding implicitly (a driver sends a list as an array); every other cast is by assignment.
-CREATE CAST (real[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(real[], integer, boolean) AS IMPLICIT;
-CREATE CAST (double precision[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(double precision[], integer, boolean) AS IMPLICIT;
-CREATE CAST (integer[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(integer[], integer, boolean) AS IMPLICIT;
-CREATE CAST (bigint[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(bigint[], integer, boolean) AS IMPLICIT;
-CREATE CAST (numeric[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(numeric[], integer, boolean) AS IMPLICIT;
+-- Every cast from an array is by assignment. Implicit ones would make comparisons of ordinary arrays ambiguous
+-- (integer[] = integer[] could be that of embedding) wherever this schema is in the search_path; operators that
+-- take an array beside an embedding are in 23_array_operators.sql.
+CREATE CAST (real[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(real[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (double precision[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(double precision[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (integer[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(integer[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (bigint[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(bigint[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (numeric[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(numeric[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (real[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(real[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(double precision[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (integer[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(integer[], integer, boolean) AS ASSIGNMENT;

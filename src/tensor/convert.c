@@ -7,7 +7,6 @@
 
 #include <math.h>
 
-#include "miscadmin.h"
 #include "tensor/tensor.h"
 
 /* One element on its way: a float, or an exact integer with its sign apart. */
@@ -198,8 +197,7 @@ ga_convert(int from, const char *src, int to, char *dst, uint64 n, Node *esconte
 	{
 		Scalar		s = load(from, src, i);
 
-		if ((i & 0xFFFFF) == 0xFFFFF)
-			CHECK_FOR_INTERRUPTS();
+		GA_CHECK_INTERRUPTS(i);
 		if (!store_scalar(to, s, dst, i))
 			ereturn(escontext, false,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),

@@ -187,6 +187,35 @@ ga_tensor_compress(GaTensor *tensor, int level)
 	return packed;
 }
 
+/* Shape and dtype of a value of which at least the header is there. */
+static void
+read_header(const GaTensor *tensor, GaView *view)
+{
+	Size		size = VARSIZE(tensor);
+
+	if (size < HEADER_SIZE(0) || tensor->version != GA_TENSOR_VERSION || tensor->ndim > GA_MAX_RANK ||
+		ga_dtype_info(tensor->dtype) == NULL || tensor->codec > GA_CODEC_ZSTD ||
+		size < HEADER_SIZE(tensor->ndim))
+		report_damaged("The header is not one that this version writes.");
+	view->dtype = tensor->dtype;
+	view->ndim = tensor->ndim;
+	memcpy(view->dims, tensor->dims, sizeof(int64) * tensor->ndim);
+	if (!ga_shape_size(view->dtype, view->ndim, view->dims, &view->nelem, &view->nbytes))
+		report_damaged("The shape is not valid.");
+}
+
+void
+ga_view_header(Datum value, GaView *view)
+{
+	GaTensor   *tensor = (GaTensor *) PG_DETOAST_DATUM_SLICE(value, 0, HEADER_SIZE(GA_MAX_RANK) - VARHDRSZ);
+
+	read_header(tensor, view);
+	view->data = NULL;
+	view->owned[0] = view->owned[1] = NULL;
+	if ((Pointer) tensor != DatumGetPointer(value))
+		pfree(tensor);
+}
+
 void
 ga_view(Datum value, GaView *view)
 {
@@ -198,18 +227,8 @@ ga_view(Datum value, GaView *view)
 
 	view->owned[0] = (Pointer) tensor == DatumGetPointer(value) ? NULL : tensor;
 	view->owned[1] = NULL;
-	if (size < HEADER_SIZE(0) || tensor->version != GA_TENSOR_VERSION || tensor->ndim > GA_MAX_RANK ||
-		ga_dtype_info(tensor->dtype) == NULL || tensor->codec > GA_CODEC_ZSTD ||
-		size < HEADER_SIZE(tensor->ndim))
-		report_damaged("The header is not one that this version writes.");
-
+	read_header(tensor, view);
 	prefix = HEADER_SIZE(tensor->ndim);
-	view->dtype = tensor->dtype;
-	view->ndim = tensor->ndim;
-	memcpy(view->dims, tensor->dims, sizeof(int64) * tensor->ndim);
-	if (!ga_shape_size(view->dtype, view->ndim, view->dims, &view->nelem, &view->nbytes))
-		report_damaged("The shape is not valid.");
-
 	if (tensor->codec == GA_CODEC_PLAIN)
 	{
 		if (size != prefix + view->nbytes)

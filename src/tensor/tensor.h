@@ -23,6 +23,7 @@
 
 #include "base/compat.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "nodes/nodes.h"
 #include "math/dtype.h"
 
@@ -89,6 +90,12 @@ typedef struct GaView
  */
 extern void ga_view(Datum value, GaView *view);
 
+/*
+ * The header alone: shape and dtype, data NULL. Of a toasted value only the
+ * beginning is read, and no checksum is verified. Nothing to release.
+ */
+extern void ga_view_header(Datum value, GaView *view);
+
 /* Frees what ga_view allocated. Only needed where many values pass through one context (comparisons, aggregates). */
 extern void ga_view_release(GaView *view);
 
@@ -127,6 +134,10 @@ extern int	ga_dtype_from_text(const char *name, size_t len);
 
 /* Throws 0A000 unless the dtype is F64, F32, F16 or BF16. */
 extern void ga_require_float(int dtype, const char *what);
+
+/* In loops over the elements of a value: lets a cancel through every 2^20 of them. */
+#define GA_CHECK_INTERRUPTS(i) \
+	do { if (((i) & 0xFFFFF) == 0xFFFFF) CHECK_FOR_INTERRUPTS(); } while (0)
 
 #define ga_dtype_name(dtype) (ga_dtype_info(dtype)->name)
 #define GA_GETARG_VIEW(n, view) ga_view(PG_GETARG_DATUM(n), (view))

@@ -11,14 +11,15 @@
  */
 #include "base/compat.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "base/guc.h"
 #include "common/base64.h"
 #include "common/shortest_dec.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "tensor/tensor.h"
+#include "utils/builtins.h"
 
 typedef struct Parser
 {
@@ -49,20 +50,39 @@ excerpt(const char *text)
 	return len <= 60 ? pstrdup(text) : psprintf("%.*s...", pg_mbcliplen(text, 60, 57), text);
 }
 
+/* ASCII only: the locale has no say in what a tensor is. */
+static inline bool
+is_space(char c)
+{
+	return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+static inline bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static inline bool
+is_word(char c)
+{
+	return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
 static inline void
 skip_space(Parser *ps)
 {
-	while (*ps->p == ' ' || (*ps->p >= '\t' && *ps->p <= '\r'))
+	while (is_space(*ps->p))
 		ps->p++;
 }
 
-/* Matches a word in any letter case that no further letter or digit follows. */
+/* Matches a word in any letter case that no further letter, digit or underscore follows. */
 static bool
 match_word(const char *p, const char *word, const char **end)
 {
 	size_t		len = strlen(word);
 
-	if (pg_strncasecmp(p, word, len) != 0 || isalnum((unsigned char) p[len]))
+	if (pg_strncasecmp(p, word, len) != 0 || is_word(p[len]))
 		return false;
 	*end = p + len;
 	return true;
@@ -96,7 +116,7 @@ parse_float(Parser *ps)
 	{
 		char	   *stop;
 
-		if (!(isdigit((unsigned char) *digits) || *digits == '.') ||
+		if (!(is_digit(*digits) || *digits == '.') ||
 			(digits[0] == '0' && (digits[1] == 'x' || digits[1] == 'X')))
 			SYNTAX_ERROR(ps, false, "A number was expected at \"%s\".", excerpt(start));
 		errno = 0;
@@ -150,9 +170,9 @@ parse_integer(Parser *ps)
 		return true;
 	}
 	end = start + (negative || *start == '+');
-	if (!isdigit((unsigned char) *end))
+	if (!is_digit(*end))
 		SYNTAX_ERROR(ps, false, "An integer was expected at \"%s\".", excerpt(start));
-	for (; isdigit((unsigned char) *end); end++)
+	for (; is_digit(*end); end++)
 	{
 		uint64		digit = *end - '0';
 
@@ -185,8 +205,6 @@ parse_scalar(Parser *ps)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("%s cannot have more than " UINT64_FORMAT " elements of dtype %s",
 						ps->kind->name, ps->max_elements, ga_dtype_name(ps->dtype))));
-	if ((ps->count & 0xFFFFF) == 0)
-		CHECK_FOR_INTERRUPTS();
 	if (ga_dtype_info(ps->dtype)->cls == GA_CLASS_FLOAT)
 		return parse_float(ps);
 	return parse_integer(ps);
@@ -209,11 +227,15 @@ parse_nested(Parser *ps)
 	int			depth = 0;
 	int			leaf_depth = 0;	/* depth at which numbers stand, once known */
 	bool		expect_item = true;
+	uint64		tokens = 0;
 
 	for (int i = 0; i < GA_MAX_RANK; i++)
 		ps->dims[i] = -1;
 	do
 	{
+		/* Counted by tokens and not by elements: lists may be empty. */
+		GA_CHECK_INTERRUPTS(tokens);
+		tokens++;
 		skip_space(ps);
 		if (expect_item && *ps->p == '[')
 		{
@@ -271,9 +293,9 @@ parse_dim(const char **p, int64 *dim)
 	const char *s = *p;
 	int64		v = 0;
 
-	if (!isdigit((unsigned char) *s))
+	if (!is_digit(*s))
 		return false;
-	for (; isdigit((unsigned char) *s); s++)
+	for (; is_digit(*s); s++)
 	{
 		if (v > (PG_INT64_MAX - (*s - '0')) / 10)
 			return false;
@@ -296,7 +318,7 @@ parse_compact(Parser *ps)
 	bool		zstd;
 	int			len,
 				got;
-	char	   *bytes;
+	void	   *bytes;			/* char * or uint8 *, by version */
 	char	   *data;
 	GaTensor   *tensor;
 
@@ -329,7 +351,7 @@ parse_compact(Parser *ps)
 		SYNTAX_ERROR(ps, NULL, "\":raw:\" or \":zstd:\" must follow the shape.");
 
 	len = strlen(p);
-	while (len > 0 && isspace((unsigned char) p[len - 1]))
+	while (len > 0 && is_space(p[len - 1]))
 		len--;
 	/* Raw text has one right length, compressed text cannot be longer than it. */
 	if ((uint64) len > (nbytes + 2) / 3 * 4 || (!zstd && (uint64) len != (nbytes + 2) / 3 * 4))
@@ -355,18 +377,21 @@ parse_compact(Parser *ps)
 	return ga_tensor_seal(ps->kind, tensor, ps->escontext);
 }
 
-/* Reads "NAME" before ":" or "["; 0 when the text does not begin with a dtype. */
+/* Reads "NAME" before ":" or "["; 0 when the text does not begin with a name, -1 when no dtype has it. */
 static int
 parse_prefix(const char *p, const char **end)
 {
+	int			dtype;
+
 	const char *s = p;
 
-	while (isalnum((unsigned char) *s) || *s == '_')
+	while (is_word(*s))
 		s++;
-	if (s == p || isdigit((unsigned char) *p) || (*s != ':' && *s != '['))
+	if (s == p || is_digit(*p) || (*s != ':' && *s != '['))
 		return 0;
 	*end = s;
-	return ga_dtype_lookup(p, s - p);
+	dtype = ga_dtype_lookup(p, s - p);
+	return dtype ? dtype : -1;
 }
 
 GaTensor *
@@ -382,7 +407,9 @@ ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escont
 
 	skip_space(&ps);
 	ps.dtype = parse_prefix(ps.p, &end);
-	if (ps.dtype != 0)
+	if (ps.dtype < 0)
+		SYNTAX_ERROR(&ps, NULL, "There is no dtype \"%s\".", excerpt(pnstrdup(ps.p, end - ps.p)));
+	if (ps.dtype > 0)
 	{
 		ps.p = end;
 		if (*ps.p == '[')
@@ -414,6 +441,8 @@ ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escont
 }
 
 /* ---- printing ---- */
+
+#define SCALAR_TEXT_MAX DOUBLE_SHORTEST_DECIMAL_LEN	/* a 64-bit integer is shorter */
 
 /* A NaN other than the one that the text "NaN" reads back to. */
 static bool
@@ -475,7 +504,7 @@ needs_compact(const GaView *view)
 static char *
 print_compact(const GaView *view)
 {
-	const char *bytes = view->data;
+	const void *bytes = view->data;	/* char * or uint8 *, by version */
 	size_t		nbytes = view->nbytes;
 	const char *codec = "raw";
 	char	   *packed = NULL;
@@ -509,43 +538,64 @@ print_compact(const GaView *view)
 	return buf.data;
 }
 
-static void
-print_scalar(StringInfo buf, const GaView *view, uint64 i)
+static const double power_of_10[] = {
+	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21,
+	1e22, 1e23, 1e24, 1e25, 1e26, 1e27, 1e28, 1e29, 1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38, 1e39, 1e40, 1e41, 1e42
+};
+
+/*
+ * The value of an F16 or BF16 rounded to as few decimal digits as read back to
+ * the same bits; at most 5 are needed, and that many tell two F32 apart, so
+ * that the F32 returned prints as just these digits. BF16 denormals, whose
+ * neighbours F32 does not tell apart so well, come back as they are.
+ */
+static float
+shortest_half(int dtype, uint16 h)
 {
-	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
-	int			len;
+	double		value = dtype == GA_F16 ? ga_half_to_float(h) : ga_bfloat_to_float(h);
+	double		size = fabs(value);
+	int			exponent;
+
+	if (!(size >= FLT_MIN && size <= FLT_MAX))
+		return (float) value;
+	exponent = (int) floor(log10(size));
+	for (int digits = 1; digits <= 5; digits++)
+	{
+		int			shift = digits - 1 - exponent;
+		double		power = power_of_10[abs(shift)];
+		double		rounded = shift >= 0 ? rint(size * power) / power : rint(size / power) * power;
+
+		if ((dtype == GA_F16 ? ga_double_to_half(rounded) : ga_double_to_bfloat(rounded)) == (h & 0x7FFF))
+			return (float) copysign(rounded, value);
+	}
+	return (float) value;
+}
+
+/* Writes element i without a terminating zero and returns the length, at most SCALAR_TEXT_MAX. */
+static int
+scalar_text(char *out, const GaView *view, uint64 i)
+{
+	const char *element = view->data + i * ga_dtype_info(view->dtype)->width;
+	int64		v;
 
 	switch (view->dtype)
 	{
 		case GA_F32:
-			len = float_to_shortest_decimal_bufn(((const float *) view->data)[i], digits);
-			break;
+			return float_to_shortest_decimal_bufn(*(const float *) element, out);
 		case GA_F16:
-			len = float_to_shortest_decimal_bufn(ga_half_to_float(((const uint16 *) view->data)[i]), digits);
-			break;
 		case GA_BF16:
-			len = float_to_shortest_decimal_bufn(ga_bfloat_to_float(((const uint16 *) view->data)[i]), digits);
-			break;
+			return float_to_shortest_decimal_bufn(shortest_half(view->dtype, *(const uint16 *) element), out);
 		case GA_F64:
-			len = double_to_shortest_decimal_bufn(((const double *) view->data)[i], digits);
-			break;
+			return double_to_shortest_decimal_bufn(*(const double *) element, out);
 		case GA_BOOL:
-			appendStringInfoString(buf, ((const uint8 *) view->data)[i] ? "true" : "false");
-			return;
+			strcpy(out, *element ? "true" : "false");
+			return *element ? 4 : 5;
 		case GA_U64:
-			appendStringInfo(buf, UINT64_FORMAT, ((const uint64 *) view->data)[i]);
-			return;
+			return pg_ulltoa_n(*(const uint64 *) element, out);
 		default:
-			{
-				int64		v;
-
-				ga_convert(view->dtype, view->data + i * ga_dtype_info(view->dtype)->width,
-						   GA_I64, (char *) &v, 1, NULL);
-				appendStringInfo(buf, INT64_FORMAT, v);
-				return;
-			}
+			ga_convert(view->dtype, element, GA_I64, (char *) &v, 1, NULL);
+			return pg_lltoa(v, out);
 	}
-	appendBinaryStringInfo(buf, digits, len);
 }
 
 char *
@@ -562,27 +612,32 @@ ga_tensor_print(const GaKind *kind, const GaView *view)
 		appendStringInfo(&buf, "%s:", ga_dtype_name(view->dtype));
 	if (view->ndim == 0)
 	{
-		print_scalar(&buf, view, 0);
+		enlargeStringInfo(&buf, SCALAR_TEXT_MAX);
+		buf.len += scalar_text(buf.data + buf.len, view, 0);
+		buf.data[buf.len] = '\0';
+		return buf.data;
+	}
+	if (view->nelem == 0)
+	{
+		appendStringInfoString(&buf, "[]");
 		return buf.data;
 	}
 	size[view->ndim] = 1;
 	for (int d = view->ndim - 1; d >= 0; d--)
 		size[d] = size[d + 1] * view->dims[d];
-	if (view->nelem == 0)
-		appendStringInfoString(&buf, "[]");
 	for (uint64 i = 0; i < view->nelem; i++)
 	{
+		GA_CHECK_INTERRUPTS(i);
+		enlargeStringInfo(&buf, SCALAR_TEXT_MAX + 2 * GA_MAX_RANK + 1);
 		if (i > 0)
-			appendStringInfoChar(&buf, ',');
-		for (int d = 0; d < view->ndim; d++)
-			if (i % size[d] == 0)
-				appendStringInfoChar(&buf, '[');
-		print_scalar(&buf, view, i);
-		for (int d = view->ndim - 1; d >= 0; d--)
-			if ((i + 1) % size[d] == 0)
-				appendStringInfoChar(&buf, ']');
-		if ((i & 0xFFFFF) == 0xFFFFF)
-			CHECK_FOR_INTERRUPTS();
+			buf.data[buf.len++] = ',';
+		/* Most elements neither begin nor end a list: the innermost one decides. */
+		for (int d = view->ndim - 1; d >= 0 && i % size[d] == 0; d--)
+			buf.data[buf.len++] = '[';
+		buf.len += scalar_text(buf.data + buf.len, view, i);
+		for (int d = view->ndim - 1; d >= 0 && (i + 1) % size[d] == 0; d--)
+			buf.data[buf.len++] = ']';
 	}
+	buf.data[buf.len] = '\0';
 	return buf.data;
 }

@@ -16,7 +16,7 @@ ga_shape(PG_FUNCTION_ARGS)
 {
 	GaView		view;
 
-	GA_GETARG_VIEW(0, &view);
+	ga_view_header(PG_GETARG_DATUM(0), &view);
 	PG_RETURN_DATUM(ga_shape_to_array(view.ndim, view.dims));
 }
 
@@ -26,7 +26,7 @@ ga_ndim(PG_FUNCTION_ARGS)
 {
 	GaView		view;
 
-	GA_GETARG_VIEW(0, &view);
+	ga_view_header(PG_GETARG_DATUM(0), &view);
 	PG_RETURN_INT64(view.ndim);
 }
 
@@ -36,7 +36,7 @@ ga_dtype(PG_FUNCTION_ARGS)
 {
 	GaView		view;
 
-	GA_GETARG_VIEW(0, &view);
+	ga_view_header(PG_GETARG_DATUM(0), &view);
 	PG_RETURN_TEXT_P(cstring_to_text(ga_dtype_name(view.dtype)));
 }
 
@@ -46,7 +46,7 @@ ga_nbytes(PG_FUNCTION_ARGS)
 {
 	GaView		view;
 
-	GA_GETARG_VIEW(0, &view);
+	ga_view_header(PG_GETARG_DATUM(0), &view);
 	PG_RETURN_INT64(view.nbytes);
 }
 
@@ -56,7 +56,7 @@ ga_vector_dims(PG_FUNCTION_ARGS)
 {
 	GaView		view;
 
-	GA_GETARG_VIEW(0, &view);
+	ga_view_header(PG_GETARG_DATUM(0), &view);
 	PG_RETURN_INT64(view.nelem);
 }
 
@@ -109,17 +109,18 @@ static void
 clip_range(int64 start, int64 count, int64 n, int64 *first, int64 *length)
 {
 	int64		end;
+	bool		unbounded;
 
 	if (count < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("count must not be negative")));
-	if (__builtin_add_overflow(start, count, &end))
-		end = PG_INT64_MAX;
+	unbounded = __builtin_add_overflow(start, count, &end);
 	start = Max(start, 1);
-	end = Min(end, n + 1);
-	*first = start - 1;
-	*length = Max(end - start, 0);
+	*first = Min(start - 1, n);
+	*length = n - *first;
+	if (!unbounded)
+		*length = Min(*length, Max(end, start) - start);
 }
 
 /* Copies rows [first, first + length) of dimension 0. */

@@ -8,11 +8,8 @@
  */
 #include "base/compat.h"
 
-#include <math.h>
-
 #include "funcapi.h"
 #include "libpq/pqformat.h"
-#include "miscadmin.h"
 #include "type/type.h"
 
 typedef struct SumState
@@ -45,16 +42,46 @@ require_same_shape(int dtype, int ndim, const int64 *dims, const GaView *view)
 						ga_dtype_name(view->dtype), ga_shape_text(view->ndim, view->dims))));
 }
 
+/* A state of zeros; 54000 when the sums in F64 would not fit one allocation. */
 static SumState *
 new_sum(MemoryContext context, int dtype, int ndim, const int64 *dims, uint64 nelem)
 {
-	SumState   *state = MemoryContextAllocZero(context, offsetof(SumState, acc) + sizeof(double) * nelem);
+	SumState   *state;
 
+	/* Also what a partial sum of a parallel worker is serialised to. */
+	if (nelem > (MaxAllocSize - VARHDRSZ - offsetof(SumState, acc)) / sizeof(double))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("cannot aggregate tensors of " UINT64_FORMAT " elements", nelem),
+				 errdetail("Sums are kept in F64 and must fit 1 GB."),
+				 errhint("Aggregate parts, taken with gpuagent.slice().")));
+	state = MemoryContextAllocZero(context, offsetof(SumState, acc) + sizeof(double) * nelem);
 	state->dtype = dtype;
 	state->ndim = ndim;
 	memcpy(state->dims, dims, sizeof(int64) * ndim);
 	state->nelem = nelem;
 	return state;
+}
+
+/* Adds n elements from position first on; the first value is copied, because 0 + -0 is 0. Only F64 can overflow. */
+static void
+accumulate(SumState *state, uint64 first, const double *x, size_t n)
+{
+	double	   *acc = state->acc + first;
+
+	if (state->count == 0)
+	{
+		memcpy(acc, x, sizeof(double) * n);
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+	{
+		double		sum = acc[i] + x[i];
+
+		if (unlikely(isinf(sum)) && isfinite(acc[i]) && isfinite(x[i]))
+			ga_report_overflow(state->dtype, first + i, sum);
+		acc[i] = sum;
+	}
 }
 
 PG_FUNCTION_INFO_V1(ga_sum_step);
@@ -83,9 +110,9 @@ ga_sum_step(PG_FUNCTION_ARGS)
 		size_t		m = Min(lengthof(block), view.nelem - i);
 
 		ga_widen_f64(view.dtype, view.data + i * ga_dtype_info(view.dtype)->width, block, m);
-		for (size_t j = 0; j < m; j++)
-			state->acc[i + j] += block[j];
+		accumulate(state, i, block, m);
 	}
+	CHECK_FOR_INTERRUPTS();
 	state->count++;
 	ga_view_release(&view);
 	PG_RETURN_POINTER(state);
@@ -114,8 +141,7 @@ ga_sum_combine(PG_FUNCTION_ARGS)
 		memcpy(view.dims, b->dims, sizeof(view.dims));
 		require_same_shape(a->dtype, a->ndim, a->dims, &view);
 	}
-	for (uint64 i = 0; i < a->nelem; i++)
-		a->acc[i] += b->acc[i];
+	accumulate(a, 0, b->acc, a->nelem);
 	a->count += b->count;
 	PG_RETURN_POINTER(a);
 }
@@ -165,22 +191,10 @@ finish_sum(FunctionCallInfo fcinfo, const GaKind *kind, bool average)
 	{
 		double		value = state->acc[i] / divisor;
 
-		/* A sum that left the range of its dtype is infinite there, except where the kind is finite (seal). */
-		switch (state->dtype)
-		{
-			case GA_F32:
-				((float *) data)[i] = (float) value;
-				break;
-			case GA_F64:
-				((double *) data)[i] = value;
-				break;
-			case GA_F16:
-				((uint16 *) data)[i] = ga_double_to_half(value);
-				break;
-			default:
-				((uint16 *) data)[i] = ga_double_to_bfloat(value);
-				break;
-		}
+		GA_CHECK_INTERRUPTS(i);
+		ga_store_float(state->dtype, data, i, value);
+		if (isfinite(value) && isinf(ga_load_float(state->dtype, data, i)))
+			ga_report_overflow(state->dtype, i, value);
 	}
 	GA_RETURN(kind, tensor);
 }
@@ -257,8 +271,6 @@ ga_stack_step(PG_FUNCTION_ARGS)
 				ereport(ERROR,
 						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						 errmsg("cannot stack tensors of %d dimensions", GA_MAX_RANK)));
-			if (view.nbytes * 8 != view.nelem * ga_dtype_info(view.dtype)->bits)
-				elog(ERROR, "packed row does not fill whole bytes");
 			state->dtype = view.dtype;
 			state->ndim = view.ndim;
 			memcpy(state->dims, view.dims, sizeof(view.dims));

@@ -2,9 +2,10 @@
  * cast.c
  *		Casts: arrays and bytea to and from the three types, and among them.
  *
- * An array cast carries no dtype, so real[] gives F32, double precision[] gives
- * F64 (F32 for embedding, which holds no F64), integer[] I32, numeric[] F32;
- * a typmod then converts. SQL calls each with (value, typmod, explicit).
+ * An array cast goes straight to the dtype of the typmod, with one rounding.
+ * Without one real[] and numeric[] give F32, double precision[] F64, integer[]
+ * I32, bigint[] I64; for embedding, which holds none of these, all give F32.
+ * SQL calls each with (value, typmod, explicit).
  */
 #include "base/compat.h"
 
@@ -15,6 +16,9 @@
 #include "utils/memutils.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
+
+/* Doubles below this hold every integer exactly. */
+#define MAX_EXACT_INTEGER 9007199254740992.0
 
 /* The dtype that an array element type becomes; embedding takes floats of 32 bits at most. */
 static int
@@ -36,11 +40,51 @@ array_dtype(const GaKind *kind, Oid elemtype)
 	elog(ERROR, "unsupported array element type %u", elemtype);
 }
 
-/* Converts a numeric element: exactly rounded text conversion, range errors as 22003. */
-static float
-numeric_element(Datum value)
+/* Writes numeric elements, each rounded once; 22003 out of range. */
+static void
+convert_numerics(ArrayType *array, int dtype, char *data)
 {
-	return DatumGetFloat4(DirectFunctionCall1(numeric_float4, value));
+	GaDtypeClass cls = ga_dtype_info(dtype)->cls;
+	Datum	   *elems;
+	int			n;
+
+	deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &elems, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *dst = data + (Size) i * ga_dtype_info(dtype)->width;
+		double		value;
+
+		GA_CHECK_INTERRUPTS(i);
+		if (dtype == GA_F32)
+		{
+			*(float *) dst = DatumGetFloat4(DirectFunctionCall1(numeric_float4, elems[i]));
+			continue;
+		}
+		value = DatumGetFloat8(DirectFunctionCall1(numeric_float8, elems[i]));
+		if (cls != GA_CLASS_FLOAT && fabs(value) >= MAX_EXACT_INTEGER)
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("numeric value %.17g at element %d is not converted to %s", value, i + 1, ga_dtype_name(dtype)),
+					 errhint("Cast to bigint[] first.")));
+		ga_convert(GA_F64, (char *) &value, dtype, dst, 1, NULL);
+	}
+}
+
+static int
+array_source_dtype(Oid elemtype)
+{
+	switch (elemtype)
+	{
+		case FLOAT4OID:
+			return GA_F32;
+		case FLOAT8OID:
+			return GA_F64;
+		case INT4OID:
+			return GA_I32;
+		default:
+			Assert(elemtype == INT8OID);
+			return GA_I64;
+	}
 }
 
 static Datum
@@ -48,14 +92,14 @@ array_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(0);
 	int32		typmod = PG_GETARG_INT32(1);
-	int			dtype = array_dtype(kind, ARR_ELEMTYPE(array));
+	int			dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod)
+		: array_dtype(kind, ARR_ELEMTYPE(array));
 	int64		dims[GA_MAX_RANK] = {0};
 	int			ndim = ARR_NDIM(array);
 	uint64		nelem,
 				nbytes;
 	GaTensor   *tensor;
 	char	   *data;
-	GaView		view;
 
 	if (array_contains_nulls(array))
 		ereport(ERROR,
@@ -65,30 +109,19 @@ array_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
 		dims[i] = ARR_DIMS(array)[i];
 	if (ndim == 0)
 		ndim = 1;				/* '{}' is an empty vector */
+	ga_check_dim(kind, ndim, dims, typmod, NULL);
 	ga_kind_check(kind, dtype, ndim, dims, &nelem, &nbytes, NULL);
+	if (ga_dtype_info(dtype)->cls == GA_CLASS_OPAQUE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("an array cannot be converted to dtype %s", ga_dtype_name(dtype)),
+				 errhint("Cast raw elements from bytea instead.")));
 	tensor = ga_tensor_new(kind, dtype, ndim, dims, &data);
-
 	if (ARR_ELEMTYPE(array) == NUMERICOID)
-	{
-		Datum	   *elems;
-		int			n;
-
-		deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &elems, NULL, &n);
-		for (int i = 0; i < n; i++)
-			((float *) data)[i] = numeric_element(elems[i]);
-	}
+		convert_numerics(array, dtype, data);
 	else
-	{
-		int			from = ARR_ELEMTYPE(array) == FLOAT4OID ? GA_F32 :
-			ARR_ELEMTYPE(array) == FLOAT8OID ? GA_F64 : ARR_ELEMTYPE(array) == INT4OID ? GA_I32 : GA_I64;
-
-		ga_convert(from, ARR_DATA_PTR(array), dtype, data, nelem, NULL);
-	}
-	tensor = ga_tensor_seal(kind, tensor, NULL);
-	if (typmod <= 0)
-		PG_RETURN_POINTER(tensor);
-	ga_view(PointerGetDatum(tensor), &view);
-	PG_RETURN_POINTER(ga_coerce(kind, &view, typmod));
+		ga_convert(array_source_dtype(ARR_ELEMTYPE(array)), ARR_DATA_PTR(array), dtype, data, nelem, NULL);
+	GA_RETURN(kind, tensor);
 }
 
 GA_PER_KIND(from_array, array_to_tensor);
@@ -106,11 +139,11 @@ make_array(const GaView *view, Oid elemtype, int dtype, int width)
 
 	if (view->nelem == 0)
 		return construct_empty_array(elemtype);
-	if (ndim > MAXDIM || view->nelem > MaxArraySize)
+	if (ndim > MAXDIM || view->nelem > MaxArraySize || view->nelem * width > MaxAllocSize - ARR_OVERHEAD_NONULLS(MAXDIM))
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("shape %s does not fit an array", ga_shape_text(view->ndim, view->dims)),
-				 errdetail("Arrays have at most %d dimensions and %d elements.", MAXDIM, (int) MaxArraySize)));
+				 errdetail("Arrays have at most %d dimensions and less than 1 GB.", MAXDIM)));
 	for (int i = 0; i < ndim; i++)
 	{
 		dims[i] = view->ndim == 0 ? 1 : (int) view->dims[i];
@@ -178,10 +211,7 @@ bytea_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 				 errmsg("%zu bytes are not a whole number of %s elements", nbytes, ga_dtype_name(dtype))));
-	if (typmod > 0 && GA_TYPMOD_DIM(typmod) != 0 && GA_TYPMOD_DIM(typmod) != dim)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("expected %d dimensions, not " INT64_FORMAT, GA_TYPMOD_DIM(typmod), dim)));
+	ga_check_dim(kind, 1, &dim, typmod, NULL);
 	tensor = ga_tensor_new(kind, dtype, 1, &dim, &data);
 	memcpy(data, VARDATA_ANY(bytes), nbytes);
 	GA_RETURN(kind, tensor);

@@ -90,7 +90,7 @@ compare_cmp(FunctionCallInfo fcinfo, const GaKind *kind)
 
 GA_PER_KIND(cmp, compare_cmp);
 
-/* Hash of what equality looks at; seed 0 gives the 32-bit hash's value in the low half, as hash indexes ask. */
+/* Hash of what equality looks at. The 32-bit hash is the low half of this one with seed 0, as opclasses ask. */
 static uint64
 hash_view(const GaView *view, const GaKind *kind, uint64 seed)
 {
@@ -123,18 +123,25 @@ static Datum
 hash_value(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	GaView		view;
+	uint64		hash;
 
 	GA_GETARG_VIEW(0, &view);
-	PG_RETURN_INT32((int32) hash_view(&view, kind, 0));
+	hash = hash_view(&view, kind, 0);
+	/* The build of a hash index hashes all rows in one memory context. */
+	ga_view_release(&view);
+	PG_RETURN_INT32((int32) hash);
 }
 
 static Datum
 hash_value_extended(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	GaView		view;
+	uint64		hash;
 
 	GA_GETARG_VIEW(0, &view);
-	PG_RETURN_INT64(hash_view(&view, kind, PG_GETARG_INT64(1)));
+	hash = hash_view(&view, kind, PG_GETARG_INT64(1));
+	ga_view_release(&view);
+	PG_RETURN_INT64(hash);
 }
 
 GA_PER_KIND(hash, hash_value);

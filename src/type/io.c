@@ -11,16 +11,19 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-/* True when the view already satisfies the typmod; 22000 (softly) when no conversion can make it so. */
-static bool
-check_dim(const GaKind *kind, int ndim, const int64 *dims, int32 typmod, Node *escontext)
+bool
+ga_check_dim(const GaKind *kind, int ndim, const int64 *dims, int32 typmod, Node *escontext)
 {
 	int			dim = typmod > 0 ? GA_TYPMOD_DIM(typmod) : 0;
 
-	if (dim != 0 && (ndim != 1 || dims[0] != dim))
+	if (dim != 0 && ndim != 1)
 		ereturn(escontext, false,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("expected %d dimensions, not " INT64_FORMAT, dim, ndim == 1 ? dims[0] : (int64) ndim)));
+				 errmsg("expected a vector of %d dimensions, not shape %s", dim, ga_shape_text(ndim, dims))));
+	if (dim != 0 && dims[0] != dim)
+		ereturn(escontext, false,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("expected %d dimensions, not " INT64_FORMAT, dim, dims[0])));
 	return true;
 }
 
@@ -29,7 +32,7 @@ ga_coerce(const GaKind *kind, const GaView *view, int32 typmod)
 {
 	int			dtype = typmod > 0 ? GA_TYPMOD_DTYPE(typmod) : 0;
 
-	check_dim(kind, view->ndim, view->dims, typmod, NULL);
+	ga_check_dim(kind, view->ndim, view->dims, typmod, NULL);
 	return ga_tensor_astype(kind, view, dtype ? dtype : view->dtype);
 }
 
@@ -39,15 +42,19 @@ apply_typmod(const GaKind *kind, GaTensor *tensor, int32 typmod, Node *escontext
 {
 	int			dtype = typmod > 0 ? GA_TYPMOD_DTYPE(typmod) : 0;
 	GaView		view;
+	uint64		nelem,
+				nbytes;
 	GaTensor   *result;
 	char	   *data;
 
 	if (tensor == NULL || typmod <= 0)
 		return tensor;
-	if (!check_dim(kind, tensor->ndim, tensor->dims, typmod, escontext))
+	if (!ga_check_dim(kind, tensor->ndim, tensor->dims, typmod, escontext))
 		return NULL;
 	if (dtype == 0 || tensor->dtype == dtype)
 		return tensor;
+	if (!ga_kind_check(kind, dtype, tensor->ndim, tensor->dims, &nelem, &nbytes, escontext))
+		return NULL;
 	ga_view(PointerGetDatum(tensor), &view);
 	result = ga_tensor_new(kind, dtype, view.ndim, view.dims, &data);
 	if (!ga_convert(view.dtype, view.data, dtype, data, view.nelem, escontext))
@@ -106,9 +113,11 @@ type_coerce(FunctionCallInfo fcinfo, const GaKind *kind)
 
 	if (typmod <= 0)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
-	GA_GETARG_VIEW(0, &view);
-	if (check_dim(kind, view.ndim, view.dims, typmod, NULL) && (dtype == 0 || dtype == view.dtype))
+	ga_view_header(PG_GETARG_DATUM(0), &view);
+	ga_check_dim(kind, view.ndim, view.dims, typmod, NULL);
+	if (dtype == 0 || dtype == view.dtype)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	GA_GETARG_VIEW(0, &view);
 	PG_RETURN_POINTER(ga_coerce(kind, &view, typmod));
 }
 

@@ -5,10 +5,9 @@
  */
 #include "base/compat.h"
 
-#include <math.h>
+#include <float.h>
 
 #include "math/distance.h"
-#include "miscadmin.h"
 #include "type/type.h"
 
 void
@@ -20,18 +19,32 @@ ga_same_length(const GaView *a, const GaView *b)
 				 errmsg("different dimensions " UINT64_FORMAT " and " UINT64_FORMAT, a->nelem, b->nelem)));
 }
 
+void
+ga_report_overflow(int dtype, uint64 i, double value)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+			 errmsg("value out of range: overflow"),
+			 errdetail("Element " UINT64_FORMAT " would be %g, which %s cannot hold.", i + 1, value, ga_dtype_name(dtype))));
+}
+
+/* The vectors are compared in row-major order: their lengths must agree, their shapes need not. */
 static double
 distance(FunctionCallInfo fcinfo, GaMetric metric)
 {
 	GaView		a,
 				b;
+	double		result;
 
 	GA_GETARG_VIEW(0, &a);
 	GA_GETARG_VIEW(1, &b);
 	ga_require_float(a.dtype, "a distance");
 	ga_require_float(b.dtype, "a distance");
 	ga_same_length(&a, &b);
-	return ga_distance(metric, a.dtype, a.data, b.dtype, b.data, a.nelem);
+	result = ga_distance(metric, a.dtype, a.data, b.dtype, b.data, a.nelem);
+	ga_view_release(&a);
+	ga_view_release(&b);
+	return result;
 }
 
 #define DISTANCE(name, expression) \
@@ -45,56 +58,55 @@ extern int	ga_entry_dummy
 
 DISTANCE(ga_l2_distance, distance(fcinfo, GA_METRIC_L2));
 DISTANCE(ga_inner_product, distance(fcinfo, GA_METRIC_IP));
-DISTANCE(ga_negative_inner_product, -distance(fcinfo, GA_METRIC_IP));
+/* A difference, because a negation would make -0 of 0 and turn the sign of a NaN. */
+DISTANCE(ga_negative_inner_product, 0.0 - distance(fcinfo, GA_METRIC_IP));
 DISTANCE(ga_cosine_distance, distance(fcinfo, GA_METRIC_COSINE));
 DISTANCE(ga_l1_distance, distance(fcinfo, GA_METRIC_L1));
+
+
+/*
+ * Euclidean norm times *scale. The scale is 1, except for F64 elements whose
+ * squares leave the normal range although they themselves are finite; then it
+ * is the power of two that brings the largest of them near 1.
+ */
+static double
+scaled_norm(const GaView *view, double *scale)
+{
+	double		sum = ga_sum_squares(view->dtype, view->data, view->nelem);
+	const double *elements = (const double *) view->data;
+	double		largest = 0;
+	int			exponent;
+
+	*scale = 1;
+	if (view->dtype != GA_F64 || (sum >= DBL_MIN && sum <= DBL_MAX) || isnan(sum))
+		return sqrt(sum);
+	for (uint64 i = 0; i < view->nelem; i++)
+		largest = Max(largest, fabs(elements[i]));
+	if (largest == 0 || isinf(largest))
+		return sqrt(sum);
+
+	/* 2^1074, for the smallest of all, is not a double. */
+	frexp(largest, &exponent);
+	*scale = ldexp(1, Max(Min(-exponent, 1000), -1000));
+	sum = 0;
+	for (uint64 i = 0; i < view->nelem; i++)
+		sum += elements[i] * *scale * (elements[i] * *scale);
+	return sqrt(sum);
+}
 
 PG_FUNCTION_INFO_V1(ga_l2_norm);
 Datum
 ga_l2_norm(PG_FUNCTION_ARGS)
 {
 	GaView		view;
+	double		scale;
+	double		norm;
 
 	GA_GETARG_VIEW(0, &view);
 	ga_require_float(view.dtype, "l2_norm");
-	PG_RETURN_FLOAT8(sqrt(ga_sum_squares(view.dtype, view.data, view.nelem)));
-}
-
-/* Element as a double, for float dtypes. */
-static inline double
-load_float(int dtype, const char *data, uint64 i)
-{
-	switch (dtype)
-	{
-		case GA_F32:
-			return ((const float *) data)[i];
-		case GA_F64:
-			return ((const double *) data)[i];
-		case GA_F16:
-			return ga_half_to_float(((const uint16 *) data)[i]);
-		default:
-			return ga_bfloat_to_float(((const uint16 *) data)[i]);
-	}
-}
-
-static inline void
-store_float(int dtype, char *data, uint64 i, double value)
-{
-	switch (dtype)
-	{
-		case GA_F32:
-			((float *) data)[i] = (float) value;
-			break;
-		case GA_F64:
-			((double *) data)[i] = value;
-			break;
-		case GA_F16:
-			((uint16 *) data)[i] = ga_double_to_half(value);
-			break;
-		default:
-			((uint16 *) data)[i] = ga_double_to_bfloat(value);
-			break;
-	}
+	norm = scaled_norm(&view, &scale);
+	ga_view_release(&view);
+	PG_RETURN_FLOAT8(norm / scale);
 }
 
 /* A zero vector stays as it is, as in pgvector. */
@@ -105,14 +117,19 @@ l2_normalize(FunctionCallInfo fcinfo, const GaKind *kind)
 	GaTensor   *tensor;
 	char	   *data;
 	double		norm;
+	double		scale;
 
 	GA_GETARG_VIEW(0, &view);
 	ga_require_float(view.dtype, "l2_normalize");
-	norm = sqrt(ga_sum_squares(view.dtype, view.data, view.nelem));
+	norm = scaled_norm(&view, &scale);
+	if (norm == 0)
+		norm = 1;
 	tensor = ga_tensor_new(kind, view.dtype, view.ndim, view.dims, &data);
 	for (uint64 i = 0; i < view.nelem; i++)
-		store_float(view.dtype, data, i,
-					norm > 0 ? load_float(view.dtype, view.data, i) / norm : load_float(view.dtype, view.data, i));
+	{
+		GA_CHECK_INTERRUPTS(i);
+		ga_store_float(view.dtype, data, i, ga_load_float(view.dtype, view.data, i) * scale / norm);
+	}
 	GA_RETURN(kind, tensor);
 }
 
@@ -150,17 +167,14 @@ arithmetic(FunctionCallInfo fcinfo, const GaKind *kind, char op)
 	tensor = ga_tensor_new(kind, a.dtype, a.ndim, a.dims, &data);
 	for (uint64 i = 0; i < a.nelem; i++)
 	{
-		double		x = load_float(a.dtype, a.data, i);
-		double		y = load_float(a.dtype, b.data, i);
+		double		x = ga_load_float(a.dtype, a.data, i);
+		double		y = ga_load_float(a.dtype, b.data, i);
 		double		r = op == '+' ? x + y : op == '-' ? x - y : x * y;
 
-		store_float(a.dtype, data, i, r);
-		if (isinf(load_float(a.dtype, data, i)) && isfinite(x) && isfinite(y))
-			ereport(ERROR,
-					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("value out of range: overflow"),
-					 errdetail("Element " UINT64_FORMAT " would be %g, which %s cannot hold.",
-							   i + 1, r, ga_dtype_name(a.dtype))));
+		GA_CHECK_INTERRUPTS(i);
+		ga_store_float(a.dtype, data, i, r);
+		if (isinf(ga_load_float(a.dtype, data, i)) && isfinite(x) && isfinite(y))
+			ga_report_overflow(a.dtype, i, r);
 	}
 	GA_RETURN(kind, tensor);
 }
