@@ -8,7 +8,9 @@ DECLARE
 BEGIN
     FOR f IN
         SELECT p.oid::regprocedure AS signature FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-        WHERE p.pronamespace = 'gpuagent'::regnamespace AND p.provolatile = 'i' AND l.lanname IN ('c', 'internal')
+        WHERE p.pronamespace = 'gpuagent'::regnamespace
+            AND (p.provolatile = 'i' AND (l.lanname IN ('c', 'internal') OR 'anyarray'::regtype = ANY (p.proargtypes))
+                OR p.oid IN (SELECT t.typoutput FROM pg_type t WHERE t.typnamespace = 'gpuagent'::regnamespace))
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', f.signature);
     END LOOP;

@@ -117,3 +117,11 @@ SET search_path = public;
 SELECT public.error_of($$SELECT '[1]'::gpuagent.embedding <-> '[2]'::gpuagent.embedding$$);
 SELECT '[1]'::gpuagent.embedding OPERATOR(gpuagent.<->) '[2]' AS qualified, gpuagent.l2_distance('[1]'::gpuagent.embedding, '[3]') AS by_name;
 RESET search_path;
+
+-- everybody may use the types and their math
+CREATE ROLE regress_gpuagent_math;
+SET ROLE regress_gpuagent_math;
+SELECT '[1,2]'::embedding <-> ARRAY[1,3] AS array, '[1,2]'::embedding <=> '[1,2]' AS embedding, agent_state_out('[1]'),
+    (SELECT sum(e) FROM (VALUES ('[1]'::embedding), ('[2]')) v (e)), '[1,2]'::swarm_tensor::text::agent_state;
+RESET ROLE;
+DROP ROLE regress_gpuagent_math;
