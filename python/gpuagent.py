@@ -1,4 +1,4 @@
-"""Tensors of the PostgreSQL extension gpuagent as NumPy arrays, with psycopg 3.
+"""Tensors of the PostgreSQL extension gpuagent as NumPy arrays, and state dicts, with psycopg 3.
 
     import gpuagent, psycopg
 
@@ -20,20 +20,22 @@ from __future__ import annotations
 
 import binascii
 import copy
+import hashlib
 import json
 import re
 import struct
 import warnings
 from fractions import Fraction
-from typing import Any, Iterable, NamedTuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 import psycopg
 from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
+from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
-__all__ = ["Tensor", "register"]
+__all__ = ["Tensor", "register", "save_state_dict", "load_state_dict"]
 
 TYPES = ("embedding", "agent_state", "swarm_tensor")
 
@@ -186,16 +188,17 @@ class Tensor:
         return wide.view("<f4")
 
     def torch(self) -> Any:
-        """A copy as a tensor of torch, with the same dtype."""
+        """A tensor of torch with the same dtype; it shares the memory of .data where that may be written to."""
         import torch
 
         dtype = _BY_NAME[self.dtype]
+        data = self.data if self.data.flags.writeable else self.data.copy()
         if dtype.native:
-            return torch.from_numpy(np.array(self.data))
+            return torch.from_numpy(data)
         if not hasattr(torch, dtype.alias):
             raise TypeError(f"this torch has no dtype for {self.dtype}; .data has the raw bits")
-        raw = np.array(self.data).view("<i2" if dtype.bits == 16 else "u1")
-        return torch.from_numpy(raw).view(getattr(torch, dtype.alias))
+        raw = torch.from_numpy(data.view("<i2" if dtype.bits == 16 else "u1"))
+        return raw.view(getattr(torch, dtype.alias))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype) if copy else np.asarray(self.numpy(), dtype=dtype)
@@ -443,3 +446,175 @@ def register(context: Any, ndarray: bool = True) -> Any:
         raise TypeError("register() takes a connection or a cursor; pass register to a pool as configure=register")
     _install(context, [TypeInfo.fetch(conn, f"gpuagent.{name}") for name in TYPES], ndarray)
     return None
+
+
+# ---- state dicts ----
+
+_LEAF = 64 * 1024
+_CHUNK = 1024 * 1024
+_BATCH = 32 * 1024 * 1024  # bytes on their way at once
+
+
+def _chunk_hash(chunk: memoryview) -> bytes:
+    """Identity of a chunk in the store (doc/formats.md)."""
+    digest = hashlib.sha256(b"gpuagent/chunk/1" + struct.pack("<Q", len(chunk)))
+    for i in range(0, len(chunk), _LEAF):
+        digest.update(hashlib.sha256(chunk[i : i + _LEAF]).digest())
+    return digest.digest()
+
+
+def _batches(rows: Iterable[tuple], size: Any) -> Iterator[list[tuple]]:
+    """Rows in lists of about _BATCH bytes."""
+    batch: list[tuple] = []
+    total = 0
+    for row in rows:
+        batch.append(row)
+        total += size(row)
+        if total >= _BATCH:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def _open_cursor(conn: psycopg.Connection, caller: str) -> psycopg.Cursor:
+    if not isinstance(conn, psycopg.Connection):
+        raise TypeError(f"{caller}() takes a psycopg.Connection")
+    cur = psycopg.Cursor(conn, row_factory=tuple_row)
+    register(cur)
+    return cur
+
+
+def _store_parts(cur: psycopg.Cursor, value: Tensor) -> bytes:
+    """Puts a tensor of any size into the store, sending only the chunks that it lacks; returns the tensor's hash."""
+    dtype = _BY_NAME[value.dtype]
+    elements = value.data.reshape(-1)
+    step = _CHUNK // elements.itemsize
+    pieces = [elements[i : i + step] for i in range(0, elements.size, step)]
+    hashes = [_chunk_hash(memoryview(p.view(np.uint8))) for p in pieces]
+    by_hash = dict(zip(hashes, pieces))
+    cur.execute("SELECT m FROM gpuagent.missing_chunks(%b) AS m", [list(by_hash)], binary=True)
+    name = dtype.name if dtype.alias != "packed" else "U8"
+    rows = [(Tensor(by_hash[bytes(missing)], name),) for (missing,) in cur.fetchall()]
+    for batch in _batches(rows, lambda row: row[0].nbytes):
+        cur.executemany("SELECT gpuagent.store_chunk(%b)", batch)
+    args = [value.dtype, list(value.shape), hashes]
+    return cur.execute("SELECT gpuagent.store_tensor(%s, %s::int8[], %b)", args, binary=True).fetchone()[0]
+
+
+def _nbytes(value: Any) -> int:
+    return value.numel() * value.element_size() if _is_torch(value) else value.nbytes
+
+
+def save_state_dict(
+    conn: psycopg.Connection,
+    expert: str,
+    state_dict: Mapping[str, Any],
+    *,
+    expected_version: int | None = None,
+    partial: bool = False,
+    part_threshold: int = 8 * _CHUNK,
+) -> int:
+    """Store a state dict as one version of an expert's weights, in one transaction; returns the version.
+
+    state_dict
+        Names and np.ndarray, torch.Tensor, Tensor or NumPy scalars (rank 0). TypeError, before anything is sent, for
+        other values: numbers belong into NumPy scalars, or into the metadata of the expert. Nested dicts have to be
+        flattened.
+    expected_version
+        SerializationFailure unless the expert is at this version (0: has none), so that two trainers cannot overwrite
+        each other.
+    partial
+        Layers of the expert that state_dict lacks stay. By default they end with this version.
+    part_threshold
+        Tensors of more bytes, of any size, are cut into chunks of 1 MiB, and chunks that the store has are not sent.
+
+    A transaction that is open already is not committed, and all that it saves is one version.
+    """
+    if not state_dict:
+        raise ValueError("the state dict is empty")
+    for name, value in state_dict.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is not a string")
+        if not (isinstance(value, (np.ndarray, np.generic, Tensor)) or _is_torch(value)):
+            raise TypeError(f"{name!r} is a {type(value).__name__}, not a tensor; numbers have to be NumPy scalars")
+    with _open_cursor(conn, "save_state_dict") as cur, conn.transaction():
+        refs = []
+        small = []
+        for name, value in state_dict.items():
+            if _nbytes(value) > part_threshold:
+                refs.append((expert, name, _store_parts(cur, Tensor(value))))
+            else:
+                small.append(name)
+        # The expert is locked only now, after the long part.
+        cur.execute("SELECT gpuagent_store.lock_expert(%s, %s)", [expert, expected_version], binary=True)
+        version = cur.fetchone()[0]
+        rows = ((expert, name, Tensor(state_dict[name])) for name in small)
+        for batch in _batches(rows, lambda row: row[2].nbytes):
+            cur.executemany("SELECT gpuagent.store_weights(%s, %s, %b)", batch)
+        if refs:
+            cur.executemany("SELECT gpuagent.store_weights_ref(%s, %s, %s)", refs)
+        if not partial:
+            cur.execute(
+                "SELECT gpuagent.delete_weights(%s, h.layer_name)"
+                " FROM gpuagent_store.weight_hashes(%s, NULL, NULL, NULL) h"
+                " WHERE h.weights IS NOT NULL AND h.layer_name <> ALL (%s)",
+                [expert, expert, list(state_dict)],
+            )
+    return version
+
+
+def load_state_dict(
+    conn: psycopg.Connection,
+    expert: str,
+    version: int | None = None,
+    checkpoint: int | None = None,
+    framework: str = "numpy",
+) -> dict[str, Any]:
+    """Read an expert's weights, as of a version (None: the newest) or a checkpoint, in the order of their names.
+
+    framework "numpy" gives np.ndarray, writable, and Tensor for dtypes that NumPy lacks; "torch" gives torch.Tensor on
+    the CPU. Tensors may have any size. A layer that was stored with biases (store_weights in SQL) gives NAME.weight
+    and NAME.bias. LookupError when there is nothing.
+    """
+    if framework not in ("numpy", "torch"):
+        raise ValueError(f"unknown framework {framework!r}; known are numpy, torch")
+    with _open_cursor(conn, "load_state_dict") as cur, conn.transaction():
+        cur.execute(
+            "SELECT h.layer_name, h.biases IS NOT NULL, p.bias, t.hash, t.dtype, t.shape, t.nbytes"
+            " FROM gpuagent_store.weight_hashes(%s, NULL, %s, %s) h,"
+            " LATERAL (VALUES (false, h.weights), (true, h.biases)) p (bias, hash),"
+            " LATERAL (SELECT * FROM gpuagent_store.tensor t WHERE t.hash = p.hash LIMIT 1) t"
+            " WHERE h.weights IS NOT NULL ORDER BY h.layer_name, p.bias",
+            [expert, version, checkpoint],
+            binary=True,
+        )
+        result: dict[str, Any] = {}
+        small: list[tuple[np.ndarray, bytes]] = []
+        for name, paired, bias, tensor, dtype_name, shape, nbytes in cur.fetchall():
+            if paired:
+                name += ".bias" if bias else ".weight"
+            dtype = _BY_NAME[dtype_name]
+            dims = (nbytes,) if dtype.alias == "packed" else shape
+            data: np.ndarray = np.empty(dims, dtype.storage)
+            result[name] = data if dtype.native else Tensor(data, dtype.name, shape)
+            if nbytes > 8 * _CHUNK:
+                raw = data.reshape(-1).view(np.uint8)
+                chunks = cur.stream("SELECT ordinal, data FROM gpuagent.tensor_chunks(%b)", [tensor], binary=True)
+                for ordinal, chunk in chunks:
+                    piece = _parts(chunk)[2].view(np.uint8)
+                    raw[(ordinal - 1) * _CHUNK :][: piece.size] = piece
+            else:
+                small.append((data, tensor))
+        values = cur.stream(
+            "SELECT n, gpuagent_store.get_tensor(h) FROM unnest(%b::bytea[]) WITH ORDINALITY u (h, n)",
+            [[tensor for _, tensor in small]],
+            binary=True,
+        )
+        for n, value in values:
+            small[n - 1][0][...] = _parts(value)[2]
+    if not result:
+        raise LookupError(f"expert {expert!r} has no weights" + ("" if version is None else f" at version {version}"))
+    if framework == "torch":
+        return {name: Tensor(value).torch() for name, value in result.items()}
+    return result
