@@ -1,0 +1,328 @@
+-- CHECKPOINTS: create, resolve, alias, verify
+CREATE FUNCTION gpuagent_store.lock_checkpoints(OUT last bigint, OUT last_import bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    SELECT h.last, h.last_import INTO last, last_import FROM gpuagent_store.checkpoint_head h FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the row of gpuagent_store.checkpoint_head is missing'
+            USING ERRCODE = '55000',
+                HINT = 'Insert it: last and last_import are the greatest id in gpuagent.checkpoint.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.lock_checkpoints() IS
+    'until the end of the transaction no other one makes or removes checkpoints; 40001 when one did since this one''s snapshot';
+
+CREATE FUNCTION gpuagent_store.require_checkpoint(checkpoint bigint, objects text[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_objects text[];
+    missing text;
+BEGIN
+    IF checkpoint IS NULL THEN
+        RAISE EXCEPTION 'checkpoint must not be NULL' USING ERRCODE = '22004';
+    END IF;
+    SELECT k.objects INTO found_objects FROM gpuagent.checkpoint k WHERE k.id = checkpoint;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % does not exist', checkpoint USING ERRCODE = '42704';
+    END IF;
+    SELECT o INTO missing FROM unnest(objects) o
+    WHERE NOT gpuagent_store.object_covered(found_objects, o)
+        OR (split_part(o, ':', 1) IN ('swarm', 'expert', 'graph') AND NOT EXISTS (
+            SELECT FROM gpuagent.checkpoint_item i
+            WHERE i.object = o AND i.from_seq <= checkpoint AND (i.to_seq IS NULL OR checkpoint < i.to_seq)))
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'checkpoint % does not contain "%"', checkpoint, missing
+            USING ERRCODE = '42704',
+                DETAIL = 'It covers ' || coalesce(array_to_string(found_objects, ', '), 'everything') || '.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.require_checkpoint(bigint, text[]) IS
+    '42704 when the checkpoint does not exist or does not contain one of the object addresses';
+
+CREATE FUNCTION gpuagent_store.require_live_objects(names text[]) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing text;
+BEGIN
+    SELECT n INTO missing
+    FROM (SELECT n, split_part(n, ':', 1) AS kind, substr(n, strpos(n, ':') + 1) AS name FROM unnest(names) n) w
+    WHERE NOT CASE kind
+        WHEN 'swarm' THEN EXISTS (SELECT FROM gpuagent.swarm s WHERE s.swarm = w.name)
+        WHEN 'expert' THEN EXISTS (SELECT FROM gpuagent.expert e WHERE e.expert = w.name)
+        ELSE EXISTS (SELECT FROM gpuagent.graph g WHERE g.graph = w.name)
+    END
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% "%" does not exist', split_part(missing, ':', 1), substr(missing, strpos(missing, ':') + 1)
+            USING ERRCODE = '42704';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.require_live_objects(text[]) IS '42704 when one of the objects swarm:NAME, expert:NAME, graph:NAME does not exist';
+
+CREATE FUNCTION gpuagent_store.checkpoint_raw_bytes(checkpoint bigint, objects text[]) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (SELECT coalesce(sum(octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0)
+                + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata)), 0)::bigint
+            FROM gpuagent_store.checkpoint_agent o
+            WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+                AND (s.agents OR o.id ^@ ANY (s.prefixes)))
+        + (SELECT coalesce(sum(octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0)
+                + pg_column_size(o.metadata)), 0)::bigint
+            FROM gpuagent_store.checkpoint_node o
+            WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+                AND ('graph' = ANY (s.kinds) OR 'graph:' || o.graph = ANY (s.names)))
+        + (SELECT coalesce(sum(octet_length(o.graph || o.source || o.target || o.edge_type) + 16
+                + pg_column_size(o.metadata)), 0)::bigint
+            FROM gpuagent_store.checkpoint_edge o
+            WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+                AND ('graph' = ANY (s.kinds) OR 'graph:' || o.graph = ANY (s.names)))
+        + (SELECT coalesce(sum(octet_length(o.run || o.key || coalesce(o.object, '')) + 40), 0)::bigint
+            FROM gpuagent_store.checkpoint_metric o
+            WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+                AND 'metrics' = ANY (s.kinds))
+        + (SELECT coalesce(sum(gpuagent_store.item_bytes(o.tensor, o.biases, o.body)), 0)::bigint
+            FROM gpuagent.checkpoint_item o
+            WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+                AND (split_part(o.object, ':', 1) = ANY (s.kinds) OR o.object = ANY (s.names)))
+    FROM gpuagent_store.checkpoint_scope(objects) s
+$$;
+COMMENT ON FUNCTION gpuagent_store.checkpoint_raw_bytes(bigint, text[]) IS
+    'bytes of the contents of a checkpoint within a scope: rows as stored, tensors without compression';
+
+-- The work of create_checkpoint, for its callers here: manual, safety and automatic checkpoints.
+CREATE FUNCTION gpuagent_store.make_checkpoint(kind text, label text, objects text[], metadata jsonb, run text, step bigint)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 SET row_security = off AS $$
+#variable_conflict use_variable
+DECLARE
+    scope record;
+    head record;
+    source CONSTANT text := gpuagent_store.xid_source();
+    horizon xid8;
+    same record;
+    result bigint;
+    counts bigint[];
+    changed bigint;
+    gained bigint;
+    lost bigint;
+BEGIN
+    SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
+    head := gpuagent_store.lock_checkpoints();
+    PERFORM gpuagent_store.require_live_objects(scope.names);
+
+    SELECT k.horizon INTO horizon FROM gpuagent.checkpoint k
+    WHERE k.horizon IS NOT NULL AND k.xid_source = source AND k.id > head.last_import
+        AND gpuagent_store.scope_covers(k.objects, scope.objects)
+    ORDER BY k.id DESC LIMIT 1;
+    SELECT k.id, k.raw_bytes INTO same FROM gpuagent.checkpoint k
+    WHERE k.id = head.last AND k.status = 'valid' AND k.objects IS NOT DISTINCT FROM scope.objects;
+
+    result := nextval(pg_get_serial_sequence('gpuagent.checkpoint', 'id'));
+    counts := gpuagent_store.run_on_snapshot(
+        gpuagent_store.capture_steps(
+            scope.agents OR scope.prefixes <> '{}',
+            'graph' = ANY (scope.kinds) OR EXISTS (SELECT FROM unnest(scope.names) n WHERE starts_with(n, 'graph:')),
+            scope.kinds <> '{}' OR scope.names <> '{}',
+            'metrics' = ANY (scope.kinds)),
+        result, horizon, scope.agents, scope.prefixes, scope.kinds, scope.names);
+    SELECT sum(n) FILTER (WHERE i % 2 = 1), coalesce(sum(n) FILTER (WHERE i % 2 = 0 AND n > 0), 0),
+            coalesce(sum(n) FILTER (WHERE i % 2 = 0 AND n < 0), 0)
+        INTO changed, gained, lost
+        FROM unnest(counts[3:]) WITH ORDINALITY c (n, i);
+    changed := coalesce(changed, 0);
+    IF changed = 0 AND same.id IS NOT NULL AND label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL THEN
+        RETURN same.id;
+    END IF;
+
+    INSERT INTO gpuagent.checkpoint (id, parent, label, kind, run, step, objects, metadata, raw_bytes, new_bytes,
+        horizon, xid_source)
+    VALUES (result, (SELECT max(k.id) FROM gpuagent.checkpoint k), label, kind, run, step, scope.objects,
+        coalesce(metadata, '{}'),
+        CASE WHEN same.id IS NOT NULL THEN same.raw_bytes + gained + lost
+            ELSE gpuagent_store.checkpoint_raw_bytes(result, scope.objects) END,
+        gained, counts[1]::text::xid8, source);
+    UPDATE gpuagent_store.checkpoint_head h SET last = result;
+    PERFORM pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', result, 'kind', kind, 'label', label)::text);
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.make_checkpoint(text, text, text[], jsonb, text, bigint) IS
+    'create_checkpoint for a kind: manual, auto or safety';
+
+CREATE FUNCTION gpuagent.create_checkpoint(label text DEFAULT NULL, objects text[] DEFAULT NULL, metadata jsonb DEFAULT NULL,
+    run text DEFAULT NULL, step bigint DEFAULT NULL, export boolean DEFAULT false, quorum bigint DEFAULT 0)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    result bigint;
+BEGIN
+    IF quorum < 0 THEN
+        RAISE EXCEPTION 'quorum must not be negative' USING ERRCODE = '22023';
+    ELSIF quorum > 0 THEN
+        RAISE EXCEPTION 'checkpoints cannot wait for peers'
+            USING ERRCODE = '0A000', HINT = 'Leave quorum 0, and use synchronous replication to have copies elsewhere.';
+    ELSIF label IS NOT NULL AND NOT gpuagent_store.valid_name(label) THEN
+        PERFORM gpuagent_store.require_name('checkpoint label', label);
+    ELSIF run IS NOT NULL AND NOT EXISTS (SELECT FROM gpuagent.run r WHERE r.run = run) THEN
+        RAISE EXCEPTION 'run "%" does not exist', run
+            USING ERRCODE = '42704', HINT = 'gpuagent.store_metrics() makes runs.';
+    END IF;
+    result := gpuagent_store.make_checkpoint('manual', label, objects, metadata, run, step);
+    IF export THEN
+        PERFORM gpuagent.export_checkpoint(result);
+    END IF;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.create_checkpoint(text, text[], jsonb, text, bigint, boolean, bigint) IS
+    'records the objects (addresses such as agents, agents:run7/, swarm:NAME, swarms, expert:NAME, experts, graph:NAME, graphs, metrics; NULL: everything) as they are, all of one snapshot, and returns the checkpoint; writes only what changed since the previous one. When nothing did and label, metadata, run and step are NULL, returns the newest checkpoint and writes nothing. 42704: no such object or run; 22023: invalid address; export: also write files';
+
+CREATE FUNCTION gpuagent.resolve_checkpoint(reference text) RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    result bigint;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF reference IS NULL THEN
+        RAISE EXCEPTION 'checkpoint reference must not be NULL' USING ERRCODE = '22004';
+    ELSIF reference = 'latest' THEN
+        SELECT max(k.id) INTO result FROM gpuagent.checkpoint k WHERE k.kind <> 'safety';
+    ELSIF reference = 'latest-valid' THEN
+        SELECT max(k.id) INTO result FROM gpuagent.checkpoint k WHERE k.kind <> 'safety' AND k.status = 'valid';
+    ELSIF starts_with(reference, '@') THEN
+        SELECT a.checkpoint INTO result FROM gpuagent.checkpoint_alias a WHERE a.alias = substr(reference, 2);
+    ELSE
+        IF reference ~ '^[0-9]{1,18}$' THEN
+            SELECT k.id INTO result FROM gpuagent.checkpoint k WHERE k.id = reference::bigint;
+        ELSIF reference ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+            SELECT k.id INTO result FROM gpuagent.checkpoint k WHERE k.uid = reference::uuid;
+        END IF;
+        IF result IS NULL THEN
+            SELECT max(k.id) INTO result FROM gpuagent.checkpoint k WHERE k.label = reference;
+        END IF;
+    END IF;
+    IF result IS NULL THEN
+        RAISE EXCEPTION 'no checkpoint "%"', reference
+            USING ERRCODE = '42704',
+                HINT = 'A reference is latest, latest-valid, an id, @ALIAS, a uuid or a label.';
+    END IF;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.resolve_checkpoint(text) IS
+    'checkpoint by latest, latest-valid (safety checkpoints aside), id, @ALIAS, uuid or label (the newest with it); 42704 when there is none';
+
+CREATE FUNCTION gpuagent.set_checkpoint_alias(alias text, checkpoint bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM gpuagent_store.require_name('checkpoint alias', alias);
+    PERFORM gpuagent_store.lock_checkpoints();
+    IF checkpoint IS NULL THEN
+        DELETE FROM gpuagent.checkpoint_alias a WHERE a.alias = alias;
+        RETURN;
+    END IF;
+    PERFORM gpuagent_store.require_checkpoint(checkpoint);
+    INSERT INTO gpuagent.checkpoint_alias AS a (alias, checkpoint) VALUES (alias, checkpoint)
+    ON CONFLICT ON CONSTRAINT checkpoint_alias_pkey DO UPDATE SET checkpoint = excluded.checkpoint;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.set_checkpoint_alias(text, bigint) IS
+    'makes or moves an alias, which keeps its checkpoint from being removed; checkpoint NULL removes the alias; 42704: no such checkpoint';
+
+-- Verification of what a checkpoint contains. quick: the tensors exist. full: they and the rows are intact.
+CREATE FUNCTION gpuagent_store.verify_checkpoint(checkpoint bigint, level text, objects text[] DEFAULT NULL)
+RETURNS TABLE (object text, status text, expected text, found text)
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    scope record;
+    item record;
+    intact boolean;
+BEGIN
+    IF level NOT IN ('none', 'quick', 'full') OR level IS NULL THEN
+        RAISE EXCEPTION 'invalid verification level "%"', level
+            USING ERRCODE = '22023', HINT = 'Levels are none, quick and full.';
+    ELSIF level = 'none' THEN
+        RETURN;
+    END IF;
+    SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(
+        coalesce(objects, (SELECT k.objects FROM gpuagent.checkpoint k WHERE k.id = checkpoint)));
+    FOR item IN
+        SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) AS address, t.hash
+        FROM gpuagent.checkpoint_item i CROSS JOIN LATERAL unnest(ARRAY[i.tensor, i.biases]) t (hash)
+        WHERE i.from_seq <= checkpoint AND (i.to_seq IS NULL OR checkpoint < i.to_seq) AND t.hash IS NOT NULL
+            AND (split_part(i.object, ':', 1) = ANY (scope.kinds) OR i.object = ANY (scope.names))
+        GROUP BY t.hash ORDER BY 1
+    LOOP
+        BEGIN
+            found := 'damaged';
+            IF NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = item.hash) THEN
+                intact := false;
+                found := 'missing';
+            ELSE
+                intact := level = 'quick' OR gpuagent_store.verify_tensor(item.hash);
+            END IF;
+        EXCEPTION WHEN data_corrupted OR undefined_object THEN
+            intact := false;
+            found := SQLERRM;
+        END;
+        IF intact IS NOT TRUE THEN
+            object := item.address;
+            status := 'damaged';
+            expected := encode(item.hash, 'hex');
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    IF level = 'full' THEN
+        RETURN QUERY SELECT d.object, 'damaged', encode(d.expected, 'hex'), encode(d.found, 'hex')
+            FROM gpuagent_store.damaged_rows(checkpoint, scope.agents, scope.prefixes, scope.kinds, scope.names) d;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.verify_checkpoint(bigint, text, text[]) IS
+    'one row for each damaged or missing part of a checkpoint, none when all is well; level none, quick (tensors exist) or full (hashes of tensors and digests of rows are computed again)';
+
+CREATE FUNCTION gpuagent_store.damaged_rows(checkpoint bigint, agents boolean, prefixes text[], kinds text[], names text[])
+RETURNS TABLE (object text, expected bytea, found bytea)
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'agents:' || o.id, o.digest, d.found
+    FROM gpuagent_store.checkpoint_agent o CROSS JOIN LATERAL gpuagent_store.digest(
+        o.id, o.state, o.memory, o.generation, o.fitness, o.metadata, o.version, o.created_at, o.updated_at, o.origin) d (found)
+    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+        AND (agents OR o.id ^@ ANY (prefixes)) AND d.found <> o.digest
+    UNION ALL
+    SELECT 'graph:' || o.graph || ' node ' || o.id, o.digest, d.found
+    FROM gpuagent_store.checkpoint_node o CROSS JOIN LATERAL gpuagent_store.digest(
+        o.graph, o.id, o.embedding, o.metadata, o.created_at) d (found)
+    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+        AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)) AND d.found <> o.digest
+    UNION ALL
+    SELECT 'graph:' || o.graph || ' edge ' || o.source || ' ' || o.target, o.digest, d.found
+    FROM gpuagent_store.checkpoint_edge o CROSS JOIN LATERAL gpuagent_store.digest(
+        o.graph, o.source, o.target, o.edge_type, o.weight, o.metadata, o.created_at) d (found)
+    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+        AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)) AND d.found <> o.digest
+    UNION ALL
+    SELECT 'metrics ' || o.id, o.digest, d.found
+    FROM gpuagent_store.checkpoint_metric o CROSS JOIN LATERAL gpuagent_store.digest(
+        o.id, o.run, o.key, o.step, o.value, o.object, o.recorded_at, o.created_at) d (found)
+    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+        AND 'metrics' = ANY (kinds) AND d.found <> o.digest
+    UNION ALL
+    SELECT concat_ws(' ', o.object, nullif(o.part, '')), o.digest, d.found
+    FROM gpuagent.checkpoint_item o CROSS JOIN LATERAL gpuagent_store.digest(
+        o.object, o.part, o.version, o.tensor, o.biases, o.body) d (found)
+    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+        AND (split_part(o.object, ':', 1) = ANY (kinds) OR o.object = ANY (names)) AND d.found <> o.digest
+$$;
+COMMENT ON FUNCTION gpuagent_store.damaged_rows(bigint, boolean, text[], text[], text[]) IS
+    'rows of a checkpoint whose digest is not that of their columns';

@@ -1,0 +1,240 @@
+/*
+ * checkpoint.c
+ *		What checkpoints need that SQL cannot do: several statements on ONE
+ *		snapshot, dirty tracking by transaction ids, digests of rows.
+ */
+#include "base/compat.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "checkpoint/xid.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "port/pg_bswap.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+/*
+ * changed_since(xmin xid, horizon xid8): see ga_xid_changed_since. The next transaction id is read once per query:
+ * every row that a query sees was written by a transaction that had its id before the query took its snapshot, or by
+ * the query's own transaction, which had it as well.
+ */
+PG_FUNCTION_INFO_V1(ga_changed_since);
+Datum
+ga_changed_since(PG_FUNCTION_ARGS)
+{
+	uint64	   *next = (uint64 *) fcinfo->flinfo->fn_extra;
+
+	if (next == NULL)
+	{
+		next = (uint64 *) MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(uint64));
+		*next = U64FromFullTransactionId(ReadNextFullTransactionId());
+		fcinfo->flinfo->fn_extra = next;
+	}
+	PG_RETURN_BOOL(ga_xid_changed_since(PG_GETARG_TRANSACTIONID(0), *next,
+										U64FromFullTransactionId(PG_GETARG_FULLTRANSACTIONID(1))));
+}
+
+/* xid_source(): "system identifier/database oid", the place whose transaction ids a horizon compares with. */
+PG_FUNCTION_INFO_V1(ga_xid_source);
+Datum
+ga_xid_source(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId)));
+}
+
+/* Adds one value to a digest: its length as int64 in network order (-1 for NULL), then its wire bytes. */
+static void
+digest_value(pg_cryptohash_ctx *hash, bytea *wire)
+{
+	uint64		length = pg_hton64(wire == NULL ? UINT64_MAX : (uint64) (VARSIZE(wire) - VARHDRSZ));
+
+	if (pg_cryptohash_update(hash, (uint8 *) &length, sizeof(length)) < 0 ||
+		(wire != NULL &&
+		 pg_cryptohash_update(hash, (uint8 *) VARDATA(wire), VARSIZE(wire) - VARHDRSZ) < 0))
+		elog(ERROR, "SHA-256 failed: %s", pg_cryptohash_error(hash));
+}
+
+/* Send functions of the arguments of a call with this many arguments, looked up once per query. */
+static FmgrInfo *
+digest_senders(FunctionCallInfo fcinfo)
+{
+	FmgrInfo   *senders = (FmgrInfo *) fcinfo->flinfo->fn_extra;
+
+	if (senders == NULL)
+	{
+		senders = (FmgrInfo *) MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(FmgrInfo) * PG_NARGS());
+		for (int i = 0; i < PG_NARGS(); i++)
+		{
+			Oid			type = get_fn_expr_argtype(fcinfo->flinfo, i);
+			Oid			sender;
+			bool		varlena;
+
+			if (!OidIsValid(type))
+				elog(ERROR, "could not determine the type of argument %d", i + 1);
+			getTypeBinaryOutputInfo(type, &sender, &varlena);
+			fmgr_info_cxt(sender, &senders[i], fcinfo->flinfo->fn_mcxt);
+		}
+		fcinfo->flinfo->fn_extra = senders;
+	}
+	return senders;
+}
+
+/* digest(VARIADIC "any"): SHA-256 over the wire format of each argument; the same in every database. */
+PG_FUNCTION_INFO_V1(ga_digest);
+Datum
+ga_digest(PG_FUNCTION_ARGS)
+{
+	FmgrInfo   *senders;
+	pg_cryptohash_ctx *hash;
+	bytea	   *result = (bytea *) palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+
+	if (get_fn_expr_variadic(fcinfo->flinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("digest() does not take its arguments as an array")));
+	senders = digest_senders(fcinfo);
+	hash = pg_cryptohash_create(PG_SHA256);	/* freed with the resource owner when a send function throws */
+	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+		elog(ERROR, "could not start SHA-256");
+	for (int i = 0; i < PG_NARGS(); i++)
+	{
+		bytea	   *wire = PG_ARGISNULL(i) ? NULL : SendFunctionCall(&senders[i], PG_GETARG_DATUM(i));
+
+		digest_value(hash, wire);
+		if (wire != NULL)
+			pfree(wire);
+	}
+	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "SHA-256 failed: %s", pg_cryptohash_error(hash));
+	pg_cryptohash_free(hash);
+	SET_VARSIZE(result, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
+	PG_RETURN_BYTEA_P(result);
+}
+
+/*
+ * Plans of steps, kept for the session: a checkpoint of little costs less than planning it would. Entries are found
+ * by their text and parameter types; a text is a constant of an installed function, so there are few.
+ */
+typedef struct StepPlan
+{
+	struct StepPlan *next;
+	SPIPlanPtr	plan;
+	int			nargs;
+	Oid			argtypes[FUNC_MAX_ARGS];
+	char		text[FLEXIBLE_ARRAY_MEMBER];
+} StepPlan;
+
+#define STEP_PLANS_MAX 256
+
+static StepPlan *step_plans = NULL;
+static int	step_plan_count = 0;
+
+/* The plan of a step; generic, because parameters decide no join order. Caller is connected to SPI. */
+static SPIPlanPtr
+step_plan(const char *text, int nargs, Oid *argtypes)
+{
+	StepPlan   *entry;
+	SPIPlanPtr	plan;
+
+	for (entry = step_plans; entry != NULL; entry = entry->next)
+		if (entry->nargs == nargs && memcmp(entry->argtypes, argtypes, sizeof(Oid) * nargs) == 0 &&
+			strcmp(entry->text, text) == 0)
+			return entry->plan;
+
+	plan = SPI_prepare_cursor(text, nargs, argtypes, CURSOR_OPT_GENERIC_PLAN);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare a step: %s", SPI_result_code_string(SPI_result));
+	if (step_plan_count < STEP_PLANS_MAX)
+	{
+		entry = (StepPlan *) MemoryContextAllocZero(TopMemoryContext, offsetof(StepPlan, text) + strlen(text) + 1);
+		SPI_keepplan(plan);
+		entry->plan = plan;
+		entry->nargs = nargs;
+		memcpy(entry->argtypes, argtypes, sizeof(Oid) * nargs);
+		strcpy(entry->text, text);
+		entry->next = step_plans;
+		step_plans = entry;
+		step_plan_count++;
+	}
+	return plan;
+}
+
+/* Column `column` (1-based) of the only row a step returned, as bigint; 0 when absent or NULL. */
+static int64
+step_column(int column)
+{
+	bool		isnull;
+	Datum		value;
+
+	if (SPI_processed != 1 || SPI_tuptable->tupdesc->natts < column)
+		return 0;
+	if (SPI_gettypeid(SPI_tuptable->tupdesc, column) != INT8OID)
+		elog(ERROR, "a step must return columns of type bigint");
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/*
+ * run_on_snapshot(steps text[], VARIADIC "any"): executes the statements in order, each with the remaining arguments
+ * as $1, $2, ..., with the caller's rights. All of them read one snapshot, taken here, plus what earlier steps wrote.
+ * Returns two numbers a step: the two columns (bigint) of the row that a SELECT returned, or rows processed and 0.
+ */
+PG_FUNCTION_INFO_V1(ga_run_on_snapshot);
+Datum
+ga_run_on_snapshot(PG_FUNCTION_ARGS)
+{
+	int			nargs = PG_NARGS() - 1;
+	Oid			argtypes[FUNC_MAX_ARGS];
+	Datum		values[FUNC_MAX_ARGS];
+	char		nulls[FUNC_MAX_ARGS];
+	Datum	   *steps;
+	Datum	   *numbers;
+	bool	   *missing;
+	int			nsteps;
+	Snapshot	snapshot;
+
+	if (PG_ARGISNULL(0) || get_fn_expr_variadic(fcinfo->flinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("run_on_snapshot() needs steps, and parameters as separate arguments")));
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &steps, &missing, &nsteps);
+	for (int i = 0; i < nargs; i++)
+	{
+		argtypes[i] = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
+		nulls[i] = PG_ARGISNULL(i + 1) ? 'n' : ' ';
+		values[i] = PG_ARGISNULL(i + 1) ? (Datum) 0 : PG_GETARG_DATUM(i + 1);
+	}
+	numbers = (Datum *) palloc(sizeof(Datum) * (2 * nsteps + 1));
+
+	snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	for (int i = 0; i < nsteps; i++)
+	{
+		int			rc;
+
+		CHECK_FOR_INTERRUPTS();
+		if (missing[i])
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a step must not be NULL")));
+		rc = SPI_execute_snapshot(step_plan(TextDatumGetCString(steps[i]), nargs, argtypes), values, nulls,
+								  snapshot, InvalidSnapshot, false, true, 0);
+		if (rc < 0)
+			elog(ERROR, "a step failed: %s", SPI_result_code_string(rc));
+		numbers[2 * i] = Int64GetDatum(rc == SPI_OK_SELECT ? step_column(1) : (int64) SPI_processed);
+		numbers[2 * i + 1] = Int64GetDatum(rc == SPI_OK_SELECT ? step_column(2) : 0);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_finish();
+	UnregisterSnapshot(snapshot);
+	PG_RETURN_ARRAYTYPE_P(construct_array(numbers, 2 * nsteps, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+										  TYPALIGN_DOUBLE));
+}
