@@ -141,7 +141,7 @@ BEGIN
     END IF;
     IF $4 IS NOT NULL THEN
         PERFORM gpuagent_store.require_checkpoint($4, 'expert:' || $1);
-        RETURN QUERY SELECT substr(i.part, 7), i.version, i.tensor, decode(i.body ->> 'biases', 'hex'), i.body -> 'metadata'
+        RETURN QUERY SELECT substr(i.part, 7), i.version, i.tensor, i.biases, i.body -> 'metadata'
             FROM gpuagent.checkpoint_item i
             WHERE i.object = 'expert:' || $1 AND i.from_seq <= $4 AND (i.to_seq IS NULL OR i.to_seq > $4)
             AND CASE WHEN $2 IS NULL THEN i.part >= 'layer:' AND i.part < 'layer;' ELSE i.part = 'layer:' || $2 END

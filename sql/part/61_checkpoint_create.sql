@@ -14,7 +14,7 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.lock_checkpoints() IS
     'until the end of the transaction no other one makes or removes checkpoints; 40001 when one did since this one''s snapshot';
 
-CREATE FUNCTION gpuagent_store.require_checkpoint(checkpoint bigint, objects text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION gpuagent_store.require_in_checkpoint(checkpoint bigint, objects text[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_objects text[];
@@ -40,7 +40,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.require_checkpoint(bigint, text[]) IS
+COMMENT ON FUNCTION gpuagent_store.require_in_checkpoint(bigint, text[]) IS
     '42704 when the checkpoint does not exist or does not contain one of the object addresses';
 
 CREATE FUNCTION gpuagent_store.require_live_objects(names text[]) RETURNS void
@@ -229,7 +229,7 @@ BEGIN
         DELETE FROM gpuagent.checkpoint_alias a WHERE a.alias = alias;
         RETURN;
     END IF;
-    PERFORM gpuagent_store.require_checkpoint(checkpoint);
+    PERFORM gpuagent_store.require_in_checkpoint(checkpoint);
     INSERT INTO gpuagent.checkpoint_alias AS a (alias, checkpoint) VALUES (alias, checkpoint)
     ON CONFLICT ON CONSTRAINT checkpoint_alias_pkey DO UPDATE SET checkpoint = excluded.checkpoint;
 END
@@ -240,13 +240,12 @@ COMMENT ON FUNCTION gpuagent.set_checkpoint_alias(text, bigint) IS
 -- Verification of what a checkpoint contains. quick: the tensors exist. full: they and the rows are intact.
 CREATE FUNCTION gpuagent_store.verify_checkpoint(checkpoint bigint, level text, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, status text, expected text, found text)
-LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;
     item record;
-    intact boolean;
 BEGIN
     IF level NOT IN ('none', 'quick', 'full') OR level IS NULL THEN
         RAISE EXCEPTION 'invalid verification level "%"', level
@@ -263,19 +262,10 @@ BEGIN
             AND (split_part(i.object, ':', 1) = ANY (scope.kinds) OR i.object = ANY (scope.names))
         GROUP BY t.hash ORDER BY 1
     LOOP
-        BEGIN
-            found := 'damaged';
-            IF NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = item.hash) THEN
-                intact := false;
-                found := 'missing';
-            ELSE
-                intact := level = 'quick' OR gpuagent_store.verify_tensor(item.hash);
-            END IF;
-        EXCEPTION WHEN data_corrupted OR undefined_object THEN
-            intact := false;
-            found := SQLERRM;
-        END;
-        IF intact IS NOT TRUE THEN
+        found := CASE
+            WHEN NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = item.hash) THEN 'missing'
+            WHEN level = 'full' THEN gpuagent_store.tensor_problem(item.hash) END;
+        IF found IS NOT NULL THEN
             object := item.address;
             status := 'damaged';
             expected := encode(item.hash, 'hex');
@@ -326,3 +316,55 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION gpuagent_store.damaged_rows(bigint, boolean, text[], text[], text[]) IS
     'rows of a checkpoint whose digest is not that of their columns';
+
+-- Imports. Between the two calls the importer inserts open rows (from_seq = the checkpoint, to_seq NULL) into
+-- checkpoint_item, checkpoint_agent, checkpoint_node, checkpoint_edge and checkpoint_metric, in the same transaction.
+CREATE FUNCTION gpuagent_store.begin_import(objects text[], uid uuid, label text, metadata jsonb, run text, step bigint,
+    created_at timestamptz, origin uuid)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_variable
+DECLARE
+    scope record;
+    result bigint;
+BEGIN
+    SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
+    PERFORM gpuagent_store.lock_checkpoints();
+    IF EXISTS (SELECT FROM gpuagent.checkpoint k WHERE k.uid = uid) THEN
+        RAISE EXCEPTION 'checkpoint % exists already', uid USING ERRCODE = '42710';
+    END IF;
+    result := nextval(pg_get_serial_sequence('gpuagent.checkpoint', 'id'));
+    UPDATE gpuagent_store.checkpoint_agent o SET to_seq = result
+        WHERE o.to_seq IS NULL AND (scope.agents OR o.id ^@ ANY (scope.prefixes));
+    UPDATE gpuagent_store.checkpoint_node o SET to_seq = result
+        WHERE o.to_seq IS NULL AND ('graph' = ANY (scope.kinds) OR 'graph:' || o.graph = ANY (scope.names));
+    UPDATE gpuagent_store.checkpoint_edge o SET to_seq = result
+        WHERE o.to_seq IS NULL AND ('graph' = ANY (scope.kinds) OR 'graph:' || o.graph = ANY (scope.names));
+    UPDATE gpuagent_store.checkpoint_metric o SET to_seq = result
+        WHERE o.to_seq IS NULL AND 'metrics' = ANY (scope.kinds);
+    UPDATE gpuagent.checkpoint_item o SET to_seq = result
+        WHERE o.to_seq IS NULL AND (split_part(o.object, ':', 1) = ANY (scope.kinds) OR o.object = ANY (scope.names));
+    INSERT INTO gpuagent.checkpoint (id, uid, parent, label, kind, run, step, status, objects, metadata, created_at, origin)
+    VALUES (result, uid, (SELECT max(k.id) FROM gpuagent.checkpoint k), label, 'import', run, step, 'incomplete',
+        scope.objects, coalesce(metadata, '{}'), coalesce(created_at, now()), origin);
+    UPDATE gpuagent_store.checkpoint_head h SET last = result, last_import = result;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.begin_import(text[], uuid, text, jsonb, text, bigint, timestamptz, uuid) IS
+    'makes a checkpoint of kind import with no contents and status incomplete; 42710 when there is one with this uid';
+
+CREATE FUNCTION gpuagent_store.finish_import(checkpoint bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+BEGIN
+    UPDATE gpuagent.checkpoint k
+    SET status = 'valid', raw_bytes = b.nbytes, new_bytes = b.nbytes
+    FROM gpuagent_store.checkpoint_raw_bytes(finish_import.checkpoint,
+        (SELECT c.objects FROM gpuagent.checkpoint c WHERE c.id = finish_import.checkpoint)) b (nbytes)
+    WHERE k.id = finish_import.checkpoint AND k.kind = 'import' AND k.status = 'incomplete';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % is not being imported', checkpoint USING ERRCODE = '55000';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.finish_import(bigint) IS 'marks an imported checkpoint valid, once its rows are in place';

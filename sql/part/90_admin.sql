@@ -64,7 +64,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_file,make_directory,
             tree_sync,tree_rename,tree_remove,storage_base}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%' OR p.proname IN ('renew_handle', 'sync_swarm') THEN 'map'
-        WHEN p.provolatile IN ('i', 's') OR p.proname IN ('tensor_problem', 'verify_integrity') THEN 'read'
+        WHEN p.provolatile IN ('i', 's') OR p.proname IN ('tensor_problem', 'verify_checkpoint', 'verify_integrity') THEN 'read'
         ELSE 'write'
     END
     FROM pg_proc p WHERE p.oid = $1
@@ -133,7 +133,7 @@ BEGIN
         UNION ALL SELECT 'experts', w.expert, u.t FROM gpuagent.weight_version w, unnest(ARRAY[w.weights, w.biases]) u (t)
             WHERE u.t IS NOT NULL
         UNION ALL SELECT 'checkpoints', i.object, u.t FROM gpuagent.checkpoint_item i,
-            unnest(ARRAY[i.tensor, decode(i.body ->> 'biases', 'hex')]) u (t) WHERE u.t IS NOT NULL
+            unnest(ARRAY[i.tensor, i.biases]) u (t) WHERE u.t IS NOT NULL
     ), size AS (
         SELECT DISTINCT ON (t.hash) t.hash, t.nbytes FROM gpuagent_store.tensor t ORDER BY t.hash
     ), referenced AS (
