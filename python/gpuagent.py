@@ -314,12 +314,10 @@ def _from_nested(text: str, dtype: _DType) -> np.ndarray | Tensor:
     """Nested lists as the server prints them, which is JSON with NaN and Infinity."""
     if dtype.storage.kind in "fc" or dtype.name == "BF16":
         wide = np.array(json.loads(text, parse_int=float), np.float64)  # "-0" must keep its sign
-        if dtype.name in ("F16", "F64"):
-            array = wide.astype(dtype.storage)
-        else:
+        if dtype.name == "F32":
             array = _round_to_f32(wide, text)
-        if dtype.name == "BF16":
-            array = np.asarray(array.view("<u4") >> np.uint32(16), "<u2")
+        else:
+            array = _round_to_bf16(wide) if dtype.name == "BF16" else wide.astype(dtype.storage)
     else:
         array = np.array(json.loads(text), dtype.storage)
     array.flags.writeable = False
@@ -341,6 +339,16 @@ def _round_to_f32(wide: np.ndarray, text: str) -> np.ndarray:
             if exact != Fraction(float(wide[i])):
                 near[i] = max(near[i], other[i]) if exact > Fraction(float(wide[i])) else low
     return near
+
+
+def _round_to_bf16(wide: np.ndarray) -> np.ndarray:
+    """Bits of the nearest BF16, ties to even: through a float32 that is rounded to odd, so that it rounds once."""
+    near = np.array(wide, "<f4")
+    odd = near.view("<u4")
+    odd -= (np.abs(near) > np.abs(wide)).astype("<u4")
+    odd |= (near != wide) & ~np.isnan(wide)
+    odd += np.uint32(0x7FFF) + ((odd >> np.uint32(16)) & np.uint32(1))
+    return np.asarray(odd >> np.uint32(16), "<u2")
 
 
 # ---- psycopg ----

@@ -52,6 +52,7 @@ class AdapterTest(unittest.TestCase):
     def setUp(self):
         self.conn = self.connect()
         register(self.conn)
+        gpuagent._warned_about_text = True
 
     def same(self, got, expected, note=None):
         self.assertEqual(bits(got), bits(expected), note)
@@ -124,6 +125,15 @@ class RoundTrip(AdapterTest):
             self.assertEqual(int(gpuagent._from_text(b"[[0.5,%s]]" % text.encode()).view("u4")[0, 1]), expected)
             server = self.conn.execute("SELECT %s::text::gpuagent.agent_state", [text], binary=True).fetchone()[0]
             self.assertEqual(int(server.view("u4")), expected)
+
+    def test_bfloat16_text_rounds_once(self):
+        # 1 + 2^-8 is the middle of two BF16; float32 cannot tell the other texts from it.
+        for text, expected in (("1.00390625", 0x3F80), ("1.003906250000001", 0x3F81), ("1.01171874999999", 0x3F81)):
+            for sign, bit in (("", 0), ("-", 0x8000)):
+                literal = f"BF16:{sign}{text}"
+                self.assertEqual(int(gpuagent._from_text(literal.encode()).data), expected | bit, literal)
+                server = self.conn.execute("SELECT %s::text::gpuagent.agent_state", [literal], binary=True)
+                self.assertEqual(int(server.fetchone()[0].data), expected | bit, literal)
 
     def test_layouts(self):
         base = np.arange(24, dtype="f4").reshape(2, 3, 4)

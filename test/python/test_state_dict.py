@@ -109,7 +109,8 @@ class StateDictTest(unittest.TestCase):
 
     def test_only_new_chunks_are_sent(self):
         rng = np.random.default_rng()
-        state_dict = {"a": rng.integers(0, 2**32, (20, MIB // 4), dtype="u4"), "b": np.full((70, MIB // 8), rng.random())}
+        same = np.full((70, MIB // 8), rng.random())
+        state_dict = {"a": rng.integers(0, 2**32, (20, MIB // 4), dtype="u4"), "b": same}
         self.assertEqual(self.sent(state_dict), 20 + 1)
         self.assertEqual(self.sent(state_dict), 0)
         state_dict["a"][7, 5] += 1
