@@ -118,13 +118,6 @@ $$;
 COMMENT ON FUNCTION gpuagent.append_swarm(text, gpuagent.swarm_tensor) IS
     'adds rows to the version that this transaction writes; the first call of a transaction begins a new version with just these rows; returns its rows so far';
 
-CREATE FUNCTION gpuagent_store.covers(objects text[], object text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT objects IS NULL OR object = ANY (objects) OR split_part(object, ':', 1) || 's' = ANY (objects)
-$$;
-COMMENT ON FUNCTION gpuagent_store.covers(text[], text) IS
-    'true when a checkpoint of these objects (NULL: all) contains the object kind:name';
-
 CREATE FUNCTION gpuagent_store.require_checkpoint(checkpoint bigint, object text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -134,7 +127,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % does not exist', checkpoint USING ERRCODE = 'undefined_object';
     END IF;
-    IF NOT gpuagent_store.covers(scope, object) THEN
+    IF NOT gpuagent_store.object_covered(scope, object) THEN
         RAISE EXCEPTION 'checkpoint % does not contain %', checkpoint, object
             USING ERRCODE = 'undefined_object', DETAIL = format('It was taken of %s.', array_to_string(scope, ', '));
     END IF;
