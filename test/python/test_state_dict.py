@@ -171,6 +171,40 @@ class StateDictTest(unittest.TestCase):
         expected = {"l1.weight": np.ones((2, 2)), "l1.bias": np.zeros(2)}
         self.assertSameModel(load_state_dict(self.conn, self.expert), expected)
 
+    def test_from_a_checkpoint(self):
+        gpuagent.register(self.conn)
+        first = {"a": np.zeros(3, "f4"), "large": np.arange(3 * MIB, dtype="f4")}
+        save_state_dict(self.conn, self.expert, first)
+        self.one("SELECT gpuagent.store_weights(%s, 'l1', %s, %s)", self.expert, np.ones((2, 2)), np.zeros(2))
+        objects = ["expert:" + self.expert]
+        with self.conn.transaction(force_rollback=True):
+            checkpoint = self.one("SELECT gpuagent.create_checkpoint(objects => %s)", objects)
+            save_state_dict(self.conn, self.expert, {"a": np.ones(3, "f4")})
+            expected = {**first, "l1.weight": np.ones((2, 2)), "l1.bias": np.zeros(2)}
+            self.assertSameModel(load_state_dict(self.conn, self.expert, checkpoint=checkpoint), expected)
+            self.assertEqual(list(load_state_dict(self.conn, self.expert)), ["a"])
+            with self.assertRaises(psycopg.errors.InvalidParameterValue):
+                load_state_dict(self.conn, self.expert, version=1, checkpoint=checkpoint)
+
+    def test_rights(self):
+        state_dict = {"a": np.ones(3 * MIB, "u1"), "b": np.ones(2)}
+        save_state_dict(self.conn, self.expert, state_dict, part_threshold=MIB)
+        for level in ("read", "write"):
+            role = f"python_state_dict_{level}"
+            self.conn.execute(f"DROP ROLE IF EXISTS {role}")
+            self.conn.execute(f"CREATE ROLE {role}")
+            self.addCleanup(self.conn.execute, f"DROP OWNED BY {role}; DROP ROLE {role}")
+            self.one("SELECT gpuagent.grant_access(%s, %s)", role, level)
+            with psycopg.connect(options=f"-c role={role}") as conn:
+                self.assertSameModel(load_state_dict(conn, self.expert), state_dict)
+                if level == "read":
+                    with self.assertRaises(psycopg.errors.InsufficientPrivilege):
+                        save_state_dict(conn, self.expert, {"a": np.zeros(2)})
+                else:
+                    changed = {"b": np.zeros(2 * MIB + 5, "u1")}
+                    save_state_dict(conn, self.expert, changed, part_threshold=MIB)
+                    self.assertSameModel(load_state_dict(conn, self.expert), changed)
+
     def test_any_connection(self):
         state_dict = {"a": np.zeros(3 * MIB, "u1"), "b": np.ones(2)}
         for options in (
