@@ -250,6 +250,29 @@ class Paths(AdapterTest):
         self.same(one("SELECT a FROM adapter_t WHERE id = 1"), np.array(7, "i1"))
         self.assertEqual(one("SELECT gpuagent.shape(%s::gpuagent.swarm_tensor)", np.zeros((2, 0, 3))), [2, 0, 3])
 
+    def test_a_population(self):
+        ids = [f"python-adapter/{i:04}" for i in range(1000)]
+        states, memories = sample("i4", (1000, 16)).astype("f4"), sample("i1", (1000, 2, 4), 2).astype("f2")
+        fitness = np.random.default_rng(3).random(1000)
+        with self.conn.transaction(force_rollback=True):
+            cur = self.conn.cursor(binary=True).execute(
+                "SELECT gpuagent.store_agents(%s, %s, %s, generation => %s, fitness => %s)",
+                [ids, states, memories, 7, fitness.tolist()],
+            )
+            self.assertEqual(cur.fetchone()[0], 1000)
+            cur.execute(
+                "SELECT ids, states, memories, fitness FROM gpuagent.retrieve_population(prefix => 'python-adapter/')"
+            )
+            got = cur.fetchone()
+            order = [ids.index(i) for i in got[0]]
+            self.same(got[1], states[order])
+            self.same(got[2], memories[order])
+            self.assertEqual(got[3], fitness[order].tolist())
+            cur.execute("SELECT state, memory FROM gpuagent.retrieve_agent(%s)", [ids[5]])
+            got = cur.fetchone()
+            self.same(got[0], states[5])
+            self.same(got[1], memories[5])
+
     def test_prepared(self):
         for i in range(10):
             array = sample("f4", (i,), i)
