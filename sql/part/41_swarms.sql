@@ -8,9 +8,17 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_name('swarm', swarm);
-    INSERT INTO gpuagent.swarm AS s (swarm) VALUES (lock_swarm.swarm) ON CONFLICT DO NOTHING;
-    SELECT s.current, COALESCE(s.version_xact = pg_current_xact_id() AND s.version_at = now(), false)
-        INTO STRICT cur, mine FROM gpuagent.swarm s WHERE s.swarm = lock_swarm.swarm FOR UPDATE;
+    -- More than one round only when another session creates or deletes it in between.
+    FOR attempt IN 1 .. 10 LOOP
+        SELECT s.current, COALESCE(s.version_xact = pg_current_xact_id() AND s.version_at = now(), false)
+            INTO cur, mine FROM gpuagent.swarm s WHERE s.swarm = lock_swarm.swarm FOR UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO gpuagent.swarm (swarm) VALUES (lock_swarm.swarm) ON CONFLICT DO NOTHING;
+    END LOOP;
+    IF cur IS NULL THEN
+        RAISE EXCEPTION 'swarm "%" cannot be locked', swarm
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'It exists, but row security hides it.';
+    END IF;
     IF cur IS DISTINCT FROM COALESCE(expected_version, cur) THEN
         RAISE EXCEPTION 'swarm "%" is at version %, not %', swarm, cur, expected_version
             USING ERRCODE = 'serialization_failure', HINT = 'Read the current version and try again.';
@@ -91,6 +99,10 @@ BEGIN
     -- Read again under the lock: another session may have stored a version meanwhile.
     base := (SELECT w.tensor FROM gpuagent.swarm_version w WHERE w.swarm = store_swarm_rows.swarm
              ORDER BY w.version DESC LIMIT 1);
+    IF base IS NULL THEN
+        RAISE EXCEPTION 'swarm "%" does not exist', swarm
+            USING ERRCODE = 'undefined_object', DETAIL = 'Another session has deleted it.';
+    END IF;
     PERFORM gpuagent_store.set_swarm_version(swarm, v, gpuagent_store.patch_tensor(base, start, data), NULL);
     RETURN v;
 END

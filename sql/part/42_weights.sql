@@ -57,12 +57,16 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_name('expert', expert);
-    SELECT e.version, COALESCE(e.version_xact = pg_current_xact_id() AND e.version_at = now(), false)
-        INTO cur, mine FROM gpuagent.expert e WHERE e.expert = lock_expert.expert FOR UPDATE;
-    IF NOT FOUND THEN
-        INSERT INTO gpuagent.expert (expert) VALUES (lock_expert.expert) ON CONFLICT DO NOTHING;
+    -- More than one round only when another session creates or deletes it in between.
+    FOR attempt IN 1 .. 10 LOOP
         SELECT e.version, COALESCE(e.version_xact = pg_current_xact_id() AND e.version_at = now(), false)
-            INTO STRICT cur, mine FROM gpuagent.expert e WHERE e.expert = lock_expert.expert FOR UPDATE;
+            INTO cur, mine FROM gpuagent.expert e WHERE e.expert = lock_expert.expert FOR UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO gpuagent.expert (expert) VALUES (lock_expert.expert) ON CONFLICT DO NOTHING;
+    END LOOP;
+    IF cur IS NULL THEN
+        RAISE EXCEPTION 'expert "%" cannot be locked', expert
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'It exists, but row security hides it.';
     END IF;
     -- A later layer of the same transaction meets the version that the first one began.
     IF expected_version IS NOT NULL AND cur <> expected_version + mine::integer AND cur <> expected_version THEN

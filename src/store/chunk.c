@@ -24,6 +24,7 @@
 #include "store/store.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -37,48 +38,49 @@ typedef struct Statement
 } Statement;
 
 static Statement find_chunk = {
-	"SELECT nbytes FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
+	"SELECT nbytes FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement load_chunk = {
-	"SELECT nbytes, codec, width, data FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
+	"SELECT nbytes, codec, width, data FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_chunk = {
 	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data) VALUES ($1, $2, $3, $4, $5)",
 	5, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID}
 };
 static Statement load_node = {
-	"SELECT nbytes, children FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
+	"SELECT nbytes, children FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_node = {
 	"INSERT INTO gpuagent_store.node (hash, nbytes, children) VALUES ($1, $2, $3)", 3, {BYTEAOID, INT8OID, BYTEAOID}
 };
 static Statement load_tensor = {
-	"SELECT dtype, shape, nbytes, root FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1",
-	1, {BYTEAOID}
+	"SELECT dtype, shape, nbytes, root FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_tensor = {
 	"INSERT INTO gpuagent_store.tensor (hash, dtype, shape, nbytes, root) VALUES ($1, $2, $3, $4, $5)",
 	5, {BYTEAOID, TEXTOID, INT8ARRAYOID, INT8OID, BYTEAOID}
 };
 
-/* Runs a statement; returns the number of rows, which are in SPI_tuptable. */
+/*
+ * Runs a statement; returns the number of rows, at most one, which are in SPI_tuptable.
+ * 42P01 when the tables are not there, or not there any more.
+ */
 static uint64
 execute(Statement *stmt, Datum *args, bool read_only)
 {
 	int			rc;
 
+	ga_setup_check();
 	if (stmt->plan == NULL)
 	{
-		SPIPlanPtr	plan;
+		SPIPlanPtr	plan = SPI_prepare_cursor(stmt->sql, stmt->nargs, stmt->argtypes, CURSOR_OPT_GENERIC_PLAN);
 
-		ga_setup_check();
-		plan = SPI_prepare(stmt->sql, stmt->nargs, stmt->argtypes);
 		if (plan == NULL)
 			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
 		stmt->plan = plan;
 	}
-	rc = SPI_execute_plan(stmt->plan, args, NULL, read_only, 0);
+	rc = SPI_execute_plan(stmt->plan, args, NULL, read_only, 1);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
 	return SPI_processed;
@@ -87,13 +89,20 @@ execute(Statement *stmt, Datum *args, bool read_only)
 /*
  * Looks up a row, under the active snapshot or, for writers, under a fresh one that also sees what this command
  * inserted a moment ago.
+ *
+ * The plan is made once, often while the table is empty and a scan of it looks cheap, and then serves a transaction
+ * that fills it with a million rows no statistics know of. So scans of the whole table are not offered.
  */
 static bool
 fetch(Statement *stmt, const GaHash *hash, bool fresh)
 {
 	Datum		arg = ga_hash_to_datum(hash);
-	bool		found = execute(stmt, &arg, !fresh) > 0;
+	int			level = NewGUCNestLevel();
+	bool		found;
 
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	found = execute(stmt, &arg, !fresh) > 0;
+	AtEOXact_GUC(true, level);
 	pfree(DatumGetPointer(arg));
 	return found;
 }
@@ -176,6 +185,7 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 	args[4] = PointerGetDatum(packed);
 	insert_as_owner("chunk", NULL, &insert_chunk, hash, args);
 	pfree(packed);
+	pfree(DatumGetPointer(args[0]));
 	return size;
 }
 

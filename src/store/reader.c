@@ -100,23 +100,24 @@ ga_reader_read(GaReader *reader, uint64 offset, uint64 nbytes, char *dst, bool v
 		size_t		take = Min(size - skip, nbytes);
 		GaHash		hash;
 
-		if (state->buffered != i || (verify && !state->buffer_verified))
+		if (state->buffered == i && (state->buffer_verified || !verify))
+			memcpy(dst, state->buffer + skip, take);
+		else if (take == size)
 		{
 			ga_reader_chunk_hash(reader, i, &hash);
-			if (take == size)
-				ga_chunk_load(&hash, size, dst, verify);
-			else
-			{
-				if (state->buffer == NULL)
-					state->buffer = MemoryContextAlloc(GetMemoryChunkContext(reader), GA_CHUNK_SIZE);
-				state->buffered = PG_UINT64_MAX;
-				ga_chunk_load(&hash, size, state->buffer, verify);
-				state->buffered = i;
-				state->buffer_verified = verify;
-			}
+			ga_chunk_load(&hash, size, dst, verify);
 		}
-		if (state->buffered == i)
+		else
+		{
+			if (state->buffer == NULL)
+				state->buffer = MemoryContextAlloc(GetMemoryChunkContext(reader), GA_CHUNK_SIZE);
+			ga_reader_chunk_hash(reader, i, &hash);
+			state->buffered = PG_UINT64_MAX;
+			ga_chunk_load(&hash, size, state->buffer, verify);
+			state->buffered = i;
+			state->buffer_verified = verify;
 			memcpy(dst, state->buffer + skip, take);
+		}
 		offset += take;
 		dst += take;
 		nbytes -= take;
@@ -169,10 +170,13 @@ ga_tensor_problem(const GaHash *tensor)
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_DATA_CORRUPTED && error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		/* Our subtransaction is over before this goes on, or a handler further out would end it instead of its own. */
+		if (error->sqlerrcode != ERRCODE_DATA_CORRUPTED && error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
+			ReThrowError(error);
 		problem = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
 	}
 	PG_END_TRY();

@@ -69,7 +69,7 @@ extern bool ga_tensor_row_load(const GaHash *hash, int *dtype, int *ndim, int64 
 
 /* ---- tree.c: chunk hashes of a tensor as a tree of fanout 64 ---- */
 
-#define GA_MAX_LEVELS 8			/* 64^7 MiB is beyond any shape */
+#define GA_MAX_LEVELS 9			/* 64^8 MiB is beyond the 2^63 bytes of a shape */
 
 /* level 0 = chunks; the last level has one hash, the root. */
 typedef struct GaTree

@@ -5,13 +5,14 @@
  */
 #include "base/compat.h"
 
-#include "base/names.h"
+#include "access/xact.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "store/store.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 /* Bytes of a piece that swarm_chunks() aims at. */
 #define PIECE_SIZE (8 * 1024 * 1024)
@@ -23,14 +24,28 @@ connect_spi(void)
 		elog(ERROR, "SPI_connect failed");
 }
 
+/* For volatile functions that read: they see what the calling statement stored before them. */
+static void
+connect_spi_fresh(void)
+{
+	connect_spi();
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+finish_spi_fresh(void)
+{
+	PopActiveSnapshot();
+	SPI_finish();
+}
+
 /* A result that outlives SPI_finish. */
 static Datum
 finish_with_hash(const GaHash *hash)
 {
-	GaHash		copy = *hash;
-
 	SPI_finish();
-	return ga_hash_to_datum(&copy);
+	return ga_hash_to_datum(hash);
 }
 
 /* put_tensor(data swarm_tensor) bytea */
@@ -102,7 +117,7 @@ ga_append_tensor(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		return DirectFunctionCall1(ga_put_tensor, PG_GETARG_DATUM(1));
 	ga_hash_from_datum(PG_GETARG_DATUM(0), &base);
-	connect_spi();
+	connect_spi_fresh();
 	reader = ga_reader_open(&base);
 	require_same_rows(reader, &view);
 	memcpy(dims, reader->dims, sizeof dims);
@@ -114,7 +129,8 @@ ga_append_tensor(PG_FUNCTION_ARGS)
 	writer = ga_writer_append(&base, dims);
 	ga_writer_write(writer, view.data, view.nbytes);
 	ga_writer_finish(writer, &hash);
-	PG_RETURN_DATUM(finish_with_hash(&hash));
+	finish_spi_fresh();
+	PG_RETURN_DATUM(ga_hash_to_datum(&hash));
 }
 
 /* patch_tensor(base bytea, start bigint, data swarm_tensor) bytea: replaces rows from 1-based start. */
@@ -130,31 +146,31 @@ ga_patch_tensor(PG_FUNCTION_ARGS)
 
 	ga_hash_from_datum(PG_GETARG_DATUM(0), &base);
 	GA_GETARG_VIEW(2, &view);
-	connect_spi();
+	connect_spi_fresh();
 	reader = ga_reader_open(&base);
 	require_same_rows(reader, &view);
 	if (start < 1 || view.dims[0] > reader->dims[0] || start - 1 > reader->dims[0] - view.dims[0])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("rows " INT64_FORMAT " to " INT64_FORMAT " are outside a tensor of " INT64_FORMAT " rows",
-						start, start - 1 + view.dims[0], reader->dims[0])));
+				 errmsg(INT64_FORMAT " rows from row " INT64_FORMAT " on are outside a tensor of " INT64_FORMAT " rows",
+						view.dims[0], start, reader->dims[0])));
 	ga_reader_close(reader);
 	ga_store_patch(&base, (start - 1) * row_bytes(view.dtype, view.ndim, view.dims), view.data, view.nbytes, &hash);
-	PG_RETURN_DATUM(finish_with_hash(&hash));
+	finish_spi_fresh();
+	PG_RETURN_DATUM(ga_hash_to_datum(&hash));
 }
 
 /* Clips 1-based rows as substring does; count < 0 stands for "to the end". */
 static void
 clip_rows(int64 start, int64 count, int64 n, int64 *first, int64 *length)
 {
-	int64		end = n + 1;
+	int64		end;			/* 0-based, exclusive */
 
-	if (count >= 0 && __builtin_add_overflow(start, count, &end))
-		end = n + 1;
-	start = Max(start, 1);
-	end = Min(end, n + 1);
-	*first = start - 1;
-	*length = Max(end - start, 0);
+	if (count < 0 || __builtin_add_overflow(start, count - 1, &end))
+		end = start > 0 || count < 0 ? n : 0;
+	end = Min(end, n);
+	*first = Max(start, 1) - 1;
+	*length = Max(end - *first, 0);
 }
 
 static int64
@@ -276,7 +292,7 @@ ga_tensor_pieces(PG_FUNCTION_ARGS)
 					  &first, &length);
 			p->next = first;
 			p->end = first + length;
-			p->step = Max(PIECE_SIZE / Max(stride, 1), 1);
+			p->step = stride == 0 ? PG_INT64_MAX : Max(PIECE_SIZE / stride, 1);
 			SPI_finish();
 		}
 	}
@@ -523,11 +539,11 @@ ga_tensor_problem_sql(PG_FUNCTION_ARGS)
 	MemoryContext result = CurrentMemoryContext;
 
 	ga_hash_from_datum(PG_GETARG_DATUM(0), &hash);
-	connect_spi();
+	connect_spi_fresh();
 	problem = ga_tensor_problem(&hash);
 	if (problem)
 		problem = MemoryContextStrdup(result, problem);
-	SPI_finish();
+	finish_spi_fresh();
 	if (problem == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(problem));
