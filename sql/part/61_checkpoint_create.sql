@@ -136,7 +136,8 @@ BEGIN
         INTO changed, gained, lost
         FROM unnest(counts[3:]) WITH ORDINALITY c (n, i);
     changed := coalesce(changed, 0);
-    IF changed = 0 AND same.id IS NOT NULL AND label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL THEN
+    IF changed = 0 AND same.id IS NOT NULL
+        AND (kind = 'safety' OR (label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL)) THEN
         RETURN same.id;
     END IF;
 
@@ -153,7 +154,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.make_checkpoint(text, text, text[], jsonb, text, bigint) IS
-    'create_checkpoint for a kind: manual, auto or safety';
+    'create_checkpoint for a kind: manual, auto or safety; a safety checkpoint that would equal the newest one is not made, whatever its label';
 
 CREATE FUNCTION gpuagent.create_checkpoint(label text DEFAULT NULL, objects text[] DEFAULT NULL, metadata jsonb DEFAULT NULL,
     run text DEFAULT NULL, step bigint DEFAULT NULL, export boolean DEFAULT false, quorum bigint DEFAULT 0)
@@ -239,7 +240,7 @@ COMMENT ON FUNCTION gpuagent.set_checkpoint_alias(text, bigint) IS
 
 -- Verification of what a checkpoint contains. quick: the tensors exist. full: they and the rows are intact.
 CREATE FUNCTION gpuagent_store.verify_checkpoint(checkpoint bigint, level text, objects text[] DEFAULT NULL)
-RETURNS TABLE (object text, status text, expected text, found text)
+RETURNS TABLE (object text, status text, expected text, actual text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 #variable_conflict use_column
@@ -262,10 +263,10 @@ BEGIN
             AND (split_part(i.object, ':', 1) = ANY (scope.kinds) OR i.object = ANY (scope.names))
         GROUP BY t.hash ORDER BY 1
     LOOP
-        found := CASE
+        actual := CASE
             WHEN NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = item.hash) THEN 'missing'
             WHEN level = 'full' THEN gpuagent_store.tensor_problem(item.hash) END;
-        IF found IS NOT NULL THEN
+        IF actual IS NOT NULL THEN
             object := item.address;
             status := 'damaged';
             expected := encode(item.hash, 'hex');
@@ -368,3 +369,36 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.finish_import(bigint) IS 'marks an imported checkpoint valid, once its rows are in place';
+
+CREATE FUNCTION gpuagent_store.newest_valid(objects text[]) RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    result bigint;
+BEGIN
+    SELECT k.id INTO result FROM gpuagent.checkpoint k
+    WHERE k.status = 'valid' AND k.kind <> 'safety'
+        AND (objects IS NULL OR gpuagent_store.scope_covers(k.objects, objects))
+    ORDER BY k.id DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no valid checkpoint%', ' of ' || array_to_string(objects, ', ')
+            USING ERRCODE = '42704', HINT = 'Make one with gpuagent.create_checkpoint().';
+    END IF;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.newest_valid(text[]) IS
+    'newest valid checkpoint that covers the objects (NULL: whatever it covers), safety checkpoints aside; 42704 when there is none';
+
+CREATE FUNCTION gpuagent_store.existing_objects(objects text[]) RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN objects IS NOT NULL THEN ARRAY(
+        SELECT o FROM unnest(objects) o
+        WHERE CASE split_part(o, ':', 1)
+            WHEN 'swarm' THEN EXISTS (SELECT FROM gpuagent.swarm s WHERE 'swarm:' || s.swarm = o)
+            WHEN 'expert' THEN EXISTS (SELECT FROM gpuagent.expert e WHERE 'expert:' || e.expert = o)
+            WHEN 'graph' THEN EXISTS (SELECT FROM gpuagent.graph g WHERE 'graph:' || g.graph = o)
+            ELSE true END) END
+$$;
+COMMENT ON FUNCTION gpuagent_store.existing_objects(text[]) IS
+    'those of the addresses that exist now';
