@@ -61,8 +61,8 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
     SELECT CASE
         WHEN p.proname = ANY ('{setup,grant_access,export_checkpoint,import_checkpoint,export_safetensors,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
-            delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_file,make_directory,
-            tree_sync,tree_rename,tree_remove,storage_base}'::text[]) THEN 'admin'
+            delete_knowledge_graph,prune_swarm,prune_weights,export_tensors,write_safetensors,write_lines,write_text,
+            replace_text,temp_create,temp_publish,path_rename,storage_path}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%' OR p.proname IN ('renew_handle', 'sync_swarm') THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname IN ('tensor_problem', 'verify_checkpoint', 'verify_integrity') THEN 'read'
         ELSE 'write'

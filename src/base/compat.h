@@ -30,6 +30,20 @@
 #define SOFT_ERROR_OCCURRED(escontext) ((void) (escontext), false)
 #endif
 
+/* 16 made the callbacks of the JSON parser return a status; 17 lets the caller allocate the lexer. */
+#if PG_VERSION_NUM >= 160000
+#define GaJsonStatus JsonParseErrorType
+#define GA_JSON_DONE return JSON_SUCCESS
+#else
+#define GaJsonStatus void
+#define GA_JSON_DONE return
+#endif
+#if PG_VERSION_NUM >= 170000
+#define ga_json_lexer(json, len, encoding) makeJsonLexContextCstringLen(NULL, (json), (len), (encoding), true)
+#else
+#define ga_json_lexer(json, len, encoding) makeJsonLexContextCstringLen((char *) (json), (int) (len), (encoding), true)
+#endif
+
 /* 18 lets a module carry its name and version. */
 #if PG_VERSION_NUM >= 180000
 #define GA_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "gpuagent", .version = GA_VERSION)

@@ -1,0 +1,688 @@
+/*
+ * tree.c
+ *		The tree of files below gpuagent.storage_path: paths, folders, private folders.
+ *
+ * Descriptors that outlive a call belong to a private folder, which the end of
+ * its (sub)transaction closes and removes. All others are closed before anything
+ * can throw.
+ */
+#include "base/compat.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "base/guc.h"
+#include "catalog/pg_authid.h"
+#include "checkpoint/tree.h"
+#include "common/cryptohash.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+
+#define DIR_MODE 0700
+#define MAX_COMPONENT 255
+#define TEMP_PREFIX ".tmp-"
+#define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+
+/* A private folder of this transaction. Its descriptor holds a lock that tells others its owner lives. */
+typedef struct TempDir
+{
+	struct TempDir *next;
+	char	   *path;
+	int			parent;			/* descriptor of the folder it is in */
+	int			fd;
+	SubTransactionId subid;
+} TempDir;
+
+static TempDir *temp_dirs = NULL;
+
+/* ---- rights and paths ---- */
+
+static void
+require_role(Oid role, const char *name)
+{
+	if (!has_privs_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to use files of the server"),
+				 errdetail("Only roles with privileges of the \"%s\" role may do this.", name)));
+}
+
+void
+ga_files_require_read(void)
+{
+	require_role(ROLE_PG_READ_SERVER_FILES, "pg_read_server_files");
+}
+
+void
+ga_files_require_write(void)
+{
+	require_role(ROLE_PG_WRITE_SERVER_FILES, "pg_write_server_files");
+}
+
+static bool
+is_safe(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+		c == '.' || c == '-';
+}
+
+/* True below a private folder of this transaction, and for such a folder itself. */
+static bool
+is_own_temp(const char *path)
+{
+	for (TempDir *dir = temp_dirs; dir != NULL; dir = dir->next)
+	{
+		size_t		len = strlen(dir->path);
+
+		if (strncmp(path, dir->path, len) == 0 && (path[len] == '\0' || path[len] == '/'))
+			return true;
+	}
+	return false;
+}
+
+static void
+refuse_path(const char *path, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid path \"%s\"", path),
+			 errdetail("%s", why),
+			 errhint("Paths are relative to gpuagent.storage_path, with \"/\" between names of letters, digits, \".\", \"_\" and \"-\".")));
+}
+
+void
+ga_path_check(const char *path)
+{
+	const char *p = path;
+	bool		own = is_own_temp(path);
+
+	if (strlen(path) >= MAXPGPATH)
+		refuse_path(path, "The path is too long.");
+	if (path[0] == '/')
+		refuse_path(path, "An absolute path is refused.");
+	for (;;)
+	{
+		size_t		len = strcspn(p, "/");
+
+		if (len == 0)
+			refuse_path(path, "A component is empty.");
+		if (len > MAX_COMPONENT)
+			refuse_path(path, "A component is longer than 255 bytes.");
+		if (p[0] == '.' && !(own && strncmp(p, TEMP_PREFIX, strlen(TEMP_PREFIX)) == 0))
+			refuse_path(path, "A component begins with a dot.");
+		for (size_t i = 0; i < len; i++)
+			if (!is_safe(p[i]) && p[i] != '_')
+				refuse_path(path, "A character is not allowed.");
+		if (p[len] == '\0')
+			return;
+		p += len + 1;
+	}
+}
+
+/* SHA-256 of a text, in hexadecimal. */
+static char *
+hash_text(const char *data, size_t len)
+{
+	uint8		hash[GA_SHA256_LEN];
+	pg_cryptohash_ctx *sha = pg_cryptohash_create(PG_SHA256);
+
+	if (sha == NULL || pg_cryptohash_init(sha) < 0 ||
+		pg_cryptohash_update(sha, (const uint8 *) data, len) < 0 ||
+		pg_cryptohash_final(sha, hash, sizeof(hash)) < 0)
+		elog(ERROR, "could not compute SHA-256");
+	pg_cryptohash_free(sha);
+	return ga_sha256_text(hash);
+}
+
+char *
+ga_path_encode(const char *name)
+{
+	StringInfoData buf;
+	const int	longest = 150;	/* room for endings that callers add */
+
+	initStringInfo(&buf);
+	for (const char *p = name; *p != '\0'; p++)
+	{
+		if (is_safe(*p) && !(*p == '.' && p == name))
+			appendStringInfoChar(&buf, *p);
+		else
+			appendStringInfo(&buf, "_%02x", (unsigned char) *p);
+	}
+	if (buf.len > longest)
+	{
+		/* "_x" cannot begin an escape, so no short name comes out like this. */
+		buf.len = longest - (2 + 2 * GA_SHA256_LEN);
+		buf.data[buf.len] = '\0';
+		appendStringInfo(&buf, "_x%s", hash_text(name, strlen(name)));
+	}
+	return buf.data;
+}
+
+/* ---- descriptors ---- */
+
+static void
+close_keeping_errno(int fd)
+{
+	int			saved = errno;
+
+	close(fd);
+	errno = saved;
+}
+
+/* Base folder of the tree, 0700, made when `create`. Never inside the data directory. */
+static int
+open_base(bool create)
+{
+	char	   *base = ga_storage_path();
+	char		real[PATH_MAX];
+	char		data[PATH_MAX];
+	int			fd;
+
+	fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT && create)
+	{
+		if (mkdir(base, DIR_MODE) < 0 && errno != EEXIST)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not create the storage directory \"%s\": %m", base),
+					 errhint("Create it for the server's operating system user, or change gpuagent.storage_path.")));
+		fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open the storage directory \"%s\": %m", base)));
+
+	if (create && realpath(base, real) != NULL && realpath(DataDir, data) != NULL &&
+		strncmp(real, data, strlen(data)) == 0 && (real[strlen(data)] == '/' || real[strlen(data)] == '\0'))
+	{
+		close(fd);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("gpuagent.storage_path lies inside the data directory"),
+				 errdetail("Base backups would copy the files and pg_rewind would remove some of them."),
+				 errhint("Set gpuagent.storage_path to a directory outside of it.")));
+	}
+	return fd;
+}
+
+void
+ga_path_open_failed(int parent, const char *name, const char *path)
+{
+	int			saved = errno;
+	struct stat st;
+	bool		is_link = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode);
+
+	close(parent);
+	errno = saved;
+	if (is_link)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" of path \"%s\" is a symbolic link", name, path),
+				 errhint("Links below gpuagent.storage_path are not followed.")));
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not open \"%s\" of path \"%s\": %m", name, path)));
+}
+
+int
+ga_path_open_parent(const char *path, bool create, const char **last)
+{
+	const char *p = path;
+	const char *slash;
+	int			fd;
+
+	ga_path_check(path);
+	fd = open_base(create);
+	while ((slash = strchr(p, '/')) != NULL)
+	{
+		char		name[MAX_COMPONENT + 1];
+		int			child;
+
+		memcpy(name, p, slash - p);
+		name[slash - p] = '\0';
+		child = openat(fd, name, DIR_FLAGS);
+		if (child < 0 && errno == ENOENT && create)
+		{
+			if (mkdirat(fd, name, DIR_MODE) == 0)
+				(void) pg_fsync(fd);
+			else if (errno != EEXIST)
+				ga_path_open_failed(fd, name, path);
+			child = openat(fd, name, DIR_FLAGS);
+		}
+		if (child < 0)
+			ga_path_open_failed(fd, name, path);
+		close(fd);
+		fd = child;
+		p = slash + 1;
+	}
+	*last = p;
+	return fd;
+}
+
+/* Makes the entries of a folder durable. Some file systems cannot sync folders and need not. Closes fd. */
+static void
+sync_dir(int fd, const char *path)
+{
+	int			result = pg_fsync(fd);
+
+	close_keeping_errno(fd);
+	if (result < 0 && errno != EBADF && errno != EINVAL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not fsync the folder of \"%s\": %m", path)));
+}
+
+/* ---- private folders ---- */
+
+/* Removes what a folder holds, folders too, and the folder itself. Never throws; leaves what it cannot remove. */
+static void
+remove_tree(int parent, const char *name)
+{
+	int			fd = openat(parent, name, DIR_FLAGS);
+	DIR		   *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (dir == NULL)
+	{
+		if (fd >= 0)
+			close(fd);
+		(void) unlinkat(parent, name, 0);
+		return;
+	}
+	while ((entry = readdir(dir)) != NULL)
+	{
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (unlinkat(dirfd(dir), entry->d_name, 0) < 0 && (errno == EISDIR || errno == EPERM))
+			remove_tree(dirfd(dir), entry->d_name);
+	}
+	closedir(dir);
+	(void) unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+/* Forgets a private folder; with `remove` its files go too. Never throws. */
+static void
+temp_forget(TempDir *temp, bool remove)
+{
+	TempDir   **link = &temp_dirs;
+
+	while (*link != temp)
+		link = &(*link)->next;
+	*link = temp->next;
+	if (remove)
+	{
+		const char *slash = strrchr(temp->path, '/');
+
+		remove_tree(temp->parent, slash == NULL ? temp->path : slash + 1);
+	}
+	close(temp->fd);
+	close(temp->parent);
+	ReleaseExternalFD();
+	ReleaseExternalFD();
+	pfree(temp->path);
+	pfree(temp);
+}
+
+static void
+temp_xact_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		while (temp_dirs != NULL)
+			temp_forget(temp_dirs, true);
+}
+
+static void
+temp_subxact_end(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	TempDir    *next;
+
+	for (TempDir *temp = temp_dirs; temp != NULL; temp = next)
+	{
+		next = temp->next;
+		if (temp->subid != subid)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			temp->subid = parent;
+		else if (event == SUBXACT_EVENT_ABORT_SUB)
+			temp_forget(temp, true);
+	}
+}
+
+/* Removes private folders that nobody holds a lock on: their owners died. */
+static void
+sweep(int parent)
+{
+	int			fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR		   *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (dir == NULL)
+	{
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((entry = readdir(dir)) != NULL)
+	{
+		int			child;
+
+		if (strncmp(entry->d_name, TEMP_PREFIX, strlen(TEMP_PREFIX)) != 0)
+			continue;
+		child = openat(parent, entry->d_name, DIR_FLAGS);
+		if (child < 0)
+			continue;
+		if (flock(child, LOCK_EX | LOCK_NB) == 0)
+			remove_tree(parent, entry->d_name);
+		close(child);
+	}
+	closedir(dir);
+}
+
+/*
+ * Makes and locks a new folder with a random name in parent. Its descriptor, or
+ * -1 with errno; tries again when a sweeper took it between the two steps.
+ */
+static int
+make_locked(int parent, char *name, size_t size)
+{
+	for (int attempt = 0; attempt < 100; attempt++)
+	{
+		uint64		number;
+		struct stat st;
+		int			fd;
+
+		if (!pg_strong_random(&number, sizeof(number)))
+			return -1;
+		snprintf(name, size, TEMP_PREFIX "%016" PRIx64, number);
+		if (mkdirat(parent, name, DIR_MODE) < 0)
+		{
+			if (errno == EEXIST)
+				continue;
+			return -1;
+		}
+		fd = openat(parent, name, DIR_FLAGS);
+		if (fd < 0)
+			continue;
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			return fd;
+		close(fd);
+	}
+	errno = EEXIST;
+	return -1;
+}
+
+char *
+ga_temp_create(const char *parent)
+{
+	static bool registered = false;
+	char	   *probe = parent[0] == '\0' ? pstrdup("x") : psprintf("%s/x", parent);
+	char	   *path = MemoryContextAllocZero(TopMemoryContext, strlen(parent) + 64);
+	TempDir    *temp = MemoryContextAllocZero(TopMemoryContext, sizeof(TempDir));
+	char		name[64];
+	const char *last;
+	int			dir = ga_path_open_parent(probe, true, &last);
+	int			fd;
+
+	sweep(dir);
+	fd = make_locked(dir, name, sizeof(name));
+	if (fd < 0)
+	{
+		close_keeping_errno(dir);
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create a private folder in \"%s\": %m", parent)));
+	}
+	ReserveExternalFD();
+	ReserveExternalFD();
+	if (!registered)
+	{
+		RegisterXactCallback(temp_xact_end, NULL);
+		RegisterSubXactCallback(temp_subxact_end, NULL);
+		registered = true;
+	}
+	sprintf(path, "%s%s%s", parent, parent[0] == '\0' ? "" : "/", name);
+	temp->parent = dir;
+	temp->fd = fd;
+	temp->subid = GetCurrentSubTransactionId();
+	temp->path = path;
+	temp->next = temp_dirs;
+	temp_dirs = temp;
+	return pstrdup(temp->path);
+}
+
+/* The private folder of exactly this path; ERROR 22023 when it is not one of this transaction. */
+static TempDir *
+find_temp(const char *path)
+{
+	for (TempDir *temp = temp_dirs; temp != NULL; temp = temp->next)
+		if (strcmp(temp->path, path) == 0)
+			return temp;
+	refuse_path(path, "It is not a private folder of this transaction.");
+	return NULL;
+}
+
+void
+ga_temp_remove(const char *path)
+{
+	temp_forget(find_temp(path), true);
+}
+
+/* ---- names in the tree ---- */
+
+bool
+ga_path_exists(const char *path)
+{
+	const char *name;
+	struct stat st;
+	int			parent;
+	bool		found;
+
+	ga_path_check(path);
+	/* A missing folder on the way means no, without an error. */
+	for (const char *slash = strchr(path, '/'); slash != NULL; slash = strchr(slash + 1, '/'))
+	{
+		parent = ga_path_open_parent(pnstrdup(path, slash - path), false, &name);
+		found = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+		close(parent);
+		if (!found)
+			return false;
+	}
+	parent = ga_path_open_parent(path, false, &name);
+	found = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+	close(parent);
+	return found;
+}
+
+static void
+rename_failed(const char *from, const char *to)
+{
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not rename \"%s\" to \"%s\": %m", from, to)));
+}
+
+void
+ga_file_publish(const char *from, const char *to, bool replace)
+{
+	const char *from_name;
+	const char *to_name;
+	int			from_dir;
+	int			to_dir;
+	int			status;
+
+	/* Checks both paths and makes folders before a descriptor is held that an error would leak. */
+	ga_path_check(from);
+	close(ga_path_open_parent(to, true, &to_name));
+	from_dir = ga_path_open_parent(from, false, &from_name);
+	to_dir = ga_path_open_parent(to, false, &to_name);
+	if (replace)
+		status = renameat(from_dir, from_name, to_dir, to_name);
+	else
+	{
+		status = linkat(from_dir, from_name, to_dir, to_name, 0);
+		if (status == 0)
+			status = unlinkat(from_dir, from_name, 0);
+	}
+	close_keeping_errno(from_dir);
+	if (status < 0)
+	{
+		close_keeping_errno(to_dir);
+		rename_failed(from, to);
+	}
+	sync_dir(to_dir, to);
+}
+
+void
+ga_path_rename(const char *from, const char *to)
+{
+	const char *from_name;
+	const char *to_name;
+	struct stat st;
+	int			from_dir;
+	int			to_dir;
+	int			status;
+
+	ga_path_check(from);
+	close(ga_path_open_parent(to, true, &to_name));
+	from_dir = ga_path_open_parent(from, false, &from_name);
+	to_dir = ga_path_open_parent(to, false, &to_name);
+	status = fstatat(to_dir, to_name, &st, AT_SYMLINK_NOFOLLOW);
+	if (status == 0)
+	{
+		errno = EEXIST;
+		status = -1;
+	}
+	else
+		status = renameat(from_dir, from_name, to_dir, to_name);
+	close_keeping_errno(from_dir);
+	if (status < 0)
+	{
+		close_keeping_errno(to_dir);
+		rename_failed(from, to);
+	}
+	sync_dir(to_dir, to);
+}
+
+void
+ga_temp_publish(const char *from, const char *to)
+{
+	TempDir    *temp = find_temp(from);
+
+	if (pg_fsync(temp->fd) < 0 && errno != EBADF && errno != EINVAL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not fsync folder \"%s\": %m", from)));
+	ga_path_rename(from, to);
+	temp_forget(temp, false);
+}
+
+bool
+ga_file_remove(const char *path)
+{
+	const char *name;
+	int			parent = ga_path_open_parent(path, false, &name);
+	int			status = unlinkat(parent, name, 0);
+
+	if (status < 0 && errno == ENOENT)
+	{
+		close(parent);
+		return false;
+	}
+	if (status < 0)
+	{
+		close_keeping_errno(parent);
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", path)));
+	}
+	sync_dir(parent, path);
+	return true;
+}
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* Names in an open folder, without those beginning with a dot. */
+static char **
+read_names(DIR *dir, int *count)
+{
+	int			room = 64;
+	char	  **names = palloc(sizeof(char *) * room);
+	struct dirent *entry;
+
+	while ((entry = readdir(dir)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (entry->d_name[0] == '.')
+			continue;
+		if (*count == room)
+		{
+			room *= 2;
+			names = repalloc_huge(names, sizeof(char *) * room);
+		}
+		names[(*count)++] = pstrdup(entry->d_name);
+	}
+	return names;
+}
+
+/* Opens a folder, "" for the base. */
+static int
+open_folder(const char *path)
+{
+	const char *last;
+	int			parent;
+	int			fd;
+
+	if (path[0] == '\0')
+		return open_base(false);
+	parent = ga_path_open_parent(path, false, &last);
+	fd = openat(parent, last, DIR_FLAGS);
+	if (fd < 0)
+		ga_path_open_failed(parent, last, path);
+	close(parent);
+	return fd;
+}
+
+char **
+ga_dir_list(const char *path, int *count)
+{
+	char	  **volatile names = NULL;
+	int			fd;
+	DIR		   *dir;
+
+	*count = 0;
+	if (path[0] != '\0' && !ga_path_exists(path))
+		return NULL;
+	fd = open_folder(path);
+	dir = fdopendir(fd);
+	if (dir == NULL)
+	{
+		close_keeping_errno(fd);
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read folder \"%s\": %m", path)));
+	}
+	PG_TRY();
+	{
+		names = read_names(dir, count);
+	}
+	PG_FINALLY();
+	{
+		closedir(dir);
+	}
+	PG_END_TRY();
+	if (*count > 1)
+		qsort(names, *count, sizeof(char *), compare_names);
+	return names;
+}

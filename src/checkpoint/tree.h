@@ -1,0 +1,91 @@
+/*
+ * tree.h
+ *		The tree of files below gpuagent.storage_path: path policy and primitives.
+ *
+ * Paths are relative to the base, their components of [A-Za-z0-9._-], not
+ * beginning with a dot. Links are never followed: each component is opened
+ * relative to its parent with O_NOFOLLOW. Folders are 0700, files 0600.
+ *
+ * A file appears under its name only when it is complete: it is written in a
+ * private folder (.tmp-*), flushed, and then renamed. Private folders go with
+ * their transaction; those of dead processes are swept.
+ */
+#ifndef GA_CHECKPOINT_TREE_H
+#define GA_CHECKPOINT_TREE_H
+
+#include "base/compat.h"
+
+#define GA_SHA256_LEN 32
+
+/* ERROR 42501 without pg_read_server_files, pg_write_server_files. */
+extern void ga_files_require_read(void);
+extern void ga_files_require_write(void);
+
+/* ERROR 22023 for a path that the policy refuses. Every function below checks its paths itself. */
+extern void ga_path_check(const char *path);
+
+/* A name of an object as one component of a path: other bytes than letters, digits, "." and "-" as "_xx". */
+extern char *ga_path_encode(const char *name);
+
+/*
+ * Opens the folder that holds the last component of a path, which it gives; with
+ * `create` makes missing folders. The caller closes it before it throws.
+ */
+extern int	ga_path_open_parent(const char *path, bool create, const char **last);
+
+/* Reports by errno why name in folder parent could not be opened; closes parent. */
+extern void ga_path_open_failed(int parent, const char *name, const char *path) pg_attribute_noreturn();
+
+/* ---- file.c ---- */
+
+typedef struct GaFile GaFile;
+
+/*
+ * Creates a file, which must not exist, and its folders. Closed when the current memory context
+ * goes. nbytes, when known (else 0), is reserved, so that a full disk is found at once.
+ */
+extern GaFile *ga_file_create(const char *path, uint64 nbytes);
+extern void ga_file_write(GaFile *file, const void *data, size_t nbytes);
+
+/* Flushes, syncs and closes; gives the SHA-256 of what was written. Returns the size. */
+extern uint64 ga_file_finish(GaFile *file, uint8 sha256[GA_SHA256_LEN]);
+
+/* Opens a regular file to read; ERROR 58P01 when there is none, 42809 for a link or anything else. */
+extern GaFile *ga_file_open(const char *path);
+extern uint64 ga_file_size(const GaFile *file);
+
+/* Exactly nbytes at offset; ERROR XX001 when the file ends before. */
+extern void ga_file_read(GaFile *file, uint64 offset, void *dst, size_t nbytes);
+extern void ga_file_close(GaFile *file);
+
+/* SHA-256 of a file's contents, its size. */
+extern uint64 ga_file_hash(const char *path, uint8 sha256[GA_SHA256_LEN]);
+
+/* SHA-256 in lower-case hexadecimal, in the current context. */
+extern char *ga_sha256_text(const uint8 sha256[GA_SHA256_LEN]);
+
+/* ---- folders ---- */
+
+/* Makes a private folder in folder `parent`, to be removed with the transaction. Sweeps leftovers of dead processes. */
+extern char *ga_temp_create(const char *parent);
+extern void ga_temp_remove(const char *path);
+
+/* Moves a file over the old one, or (!replace) to a name that must be free: ERROR 58P02. Synced. */
+extern void ga_file_publish(const char *from, const char *to, bool replace);
+
+/* Moves a whole private folder to a name that must be free: ERROR 58P02. Its files were synced before. */
+extern void ga_temp_publish(const char *from, const char *to);
+
+/* Renames a file or folder to a name that must be free. Synced. */
+extern void ga_path_rename(const char *from, const char *to);
+
+/* Removes a file; false when there is none. */
+extern bool ga_file_remove(const char *path);
+
+/* True when a file or folder has this path. */
+extern bool ga_path_exists(const char *path);
+
+/* Names in a folder ("": the base), without those beginning with a dot, sorted; a folder that does not exist is empty. */
+extern char **ga_dir_list(const char *path, int *count);
+
+#endif							/* GA_CHECKPOINT_TREE_H */
