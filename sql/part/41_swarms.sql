@@ -169,6 +169,7 @@ DECLARE
     hash bytea;
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('swarm', swarm);
     IF version IS NOT NULL AND checkpoint IS NOT NULL THEN
         RAISE EXCEPTION 'version and checkpoint exclude each other' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -234,6 +235,7 @@ DECLARE
     n bigint;
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('swarm', swarm);
     IF keep_versions IS NULL OR keep_versions < 1 THEN
         RAISE EXCEPTION 'keep_versions must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;

@@ -37,6 +37,7 @@ CREATE FUNCTION gpuagent.store_expert_state(expert text, activation_count bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('expert', $1);
     UPDATE gpuagent.expert e SET activation_count = COALESCE($2, e.activation_count),
         success_rate = COALESCE($3, e.success_rate), memory_usage = COALESCE($4, e.memory_usage), updated_at = now()
         WHERE e.expert = $1;
@@ -208,6 +209,7 @@ DECLARE
     n bigint;
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('expert', expert);
     IF keep_versions IS NULL OR keep_versions < 1 THEN
         RAISE EXCEPTION 'keep_versions must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
