@@ -134,7 +134,7 @@ ga_build_and_install() {
 # Copy what servers and tests read to a place that the servers' user can read.
 ga_stage() {
 	local dir
-	for dir in test expected python demo doc/examples; do
+	for dir in test expected python demo doc; do
 		[ -d "$GA_ROOT/$dir" ] || continue
 		mkdir -p "$GA_WORK/stage/$dir"
 		cp -R "$GA_ROOT/$dir/." "$GA_WORK/stage/$dir/"
