@@ -5,11 +5,13 @@
 #	make test-long			the same and what takes longer
 #	make test-SUITE			one suite: check unit regress isolation pgtap tap python
 #	make demo			the main job, with visible progress (KEEP=1 keeps the cluster)
+#	make bench			what things cost, against plain PostgreSQL; make bench-quick: fewer repetitions
+#					(PARTS="agents swarms" picks some)
 
 .DEFAULT_GOAL := all
 
 HARNESS_SUITES = check unit regress isolation pgtap tap python
-HARNESS_GOALS = setup-packages demo test test-long $(addprefix test-,$(HARNESS_SUITES))
+HARNESS_GOALS = setup-packages demo bench bench-quick test test-long $(addprefix test-,$(HARNESS_SUITES))
 
 .PHONY: $(HARNESS_GOALS)
 
@@ -27,3 +29,9 @@ $(addprefix test-,$(filter-out long,$(HARNESS_SUITES))): test-%:
 
 demo:
 	@bash demo/run.sh
+
+bench:
+	@bash test/bench/run.sh $(PARTS)
+
+bench-quick:
+	@bash test/bench/run.sh --quick $(PARTS)

@@ -1,0 +1,45 @@
+"""Measures gpuagent against plain PostgreSQL and prints the table: bench.py [--quick] [PART...] (run.sh sets it up)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import agents
+import checkpoints
+import compression
+import distances
+import psycopg
+import swarms
+from measure import Bench
+
+PARTS = {
+    "agents": agents.bulk,
+    "points": agents.points,
+    "swarms": swarms.store_and_read,
+    "patch": swarms.patch,
+    "checkpoints": checkpoints.checkpoints,
+    "compression": compression.compression,
+    "distances": distances.distances,
+}
+
+
+def main(arguments: list[str]) -> None:
+    names = [a for a in arguments if a != "--quick"] or list(PARTS)
+    unknown = [n for n in names if n not in PARTS]
+    if unknown:
+        sys.exit(f"there is no benchmark {unknown[0]!r}; there are {', '.join(PARTS)}")
+    bench = Bench("--quick" in arguments)
+    for name in names:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        PARTS[name](bench)
+        with psycopg.connect(dbname="postgres", autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE IF EXISTS bench_{name}")
+    print("\nTimes are medians; ratio = ours / anchor in time or bytes, so smaller is better.\n")
+    print(bench.table())
+    for file, text in (("table.md", bench.table()), ("measurements.json", bench.json())):
+        with open(os.path.join(os.environ["GA_BENCH_OUT"], file), "w") as f:
+            f.write(text + "\n")
+
+
+main(sys.argv[1:])
