@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import numpy as np
-from measure import Action, Bench, database, milliseconds, one, per_second
+from measure import Action, Bench, milliseconds, one, per_second
 
 N = 10_000
 PLAIN = """CREATE TABLE plain (
@@ -100,7 +100,7 @@ def read_plain(conn):
 
 
 def bulk(bench: Bench) -> None:
-    conn = database("bench_agents")
+    conn = bench.database("bench_agents")
     conn.execute(PLAIN)
     conn.execute(INDEX)
     generations = [Generation(bench) for _ in range(3)]
@@ -193,8 +193,8 @@ def pgbench(bench: Bench, clients: int) -> tuple[list[float], list[float]]:
     folder = os.environ["GA_BENCH_OUT"]
     scripts = {
         "ours": "SELECT id, tensor_bytes(state), tensor_bytes(memory), generation, fitness, metadata, version,"
-        " created_at, updated_at, origin FROM gpuagent.retrieve_agent('agent/' || to_char(:i, 'FM00000'))",
-        "plain": f"SELECT {COLUMNS} FROM plain WHERE id = 'agent/' || to_char(:i, 'FM00000')",
+        " created_at, updated_at, origin FROM gpuagent.retrieve_agent('agent/' || to_char(:i::bigint, 'FM00000'))",
+        "plain": f"SELECT {COLUMNS} FROM plain WHERE id = 'agent/' || to_char(:i::bigint, 'FM00000')",
     }
     for name, script in scripts.items():
         with open(os.path.join(folder, name + ".pgbench"), "w") as f:
@@ -215,7 +215,7 @@ def pgbench(bench: Bench, clients: int) -> tuple[list[float], list[float]]:
 
 
 def points(bench: Bench) -> None:
-    conn = database("bench_points")
+    conn = bench.database("bench_points")
     conn.execute(PLAIN)
     conn.execute(INDEX)
     g = Generation(bench)

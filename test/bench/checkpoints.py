@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from agents import N, Generation, store_ours
-from measure import Bench, byte_count, database, milliseconds, one, wal_bytes
+from measure import Bench, byte_count, milliseconds, one, wal_bytes
 
 
 def checkpoints(bench: Bench) -> None:
-    conn = database("bench_checkpoints")
+    conn = bench.database("bench_checkpoints")
     g = Generation(bench)
     store_ours(conn, g)
     conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (bench.normal(N, 256),))

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import zstandard
-from measure import Bench, Row, database, one
+from measure import Bench, Row, one
 from safetensors import safe_open
 
 
@@ -24,7 +24,7 @@ def model_file() -> tuple[str, str]:
 
 
 def compression(bench: Bench) -> None:
-    conn = database("bench_compression")
+    conn = bench.database("bench_compression")
     path, name = model_file()
     sizes: dict[str, list[int]] = {}
     with safe_open(path, "numpy") as tensors:

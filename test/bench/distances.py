@@ -6,13 +6,13 @@ import statistics
 
 import numpy as np
 from gpuagent import Tensor
-from measure import Action, Bench, Row, database, milliseconds
+from measure import Action, Bench, Row, milliseconds
 
 DIM = 384
 
 
 def distances(bench: Bench) -> None:
-    conn = database("bench_distances")
+    conn = bench.database("bench_distances")
     rows = 100_000
     data = bench.normal(rows, DIM)
     conn.execute(f"CREATE TABLE ours (id bigint, e gpuagent.embedding({DIM}))")

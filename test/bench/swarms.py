@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
-from measure import Action, Bench, Row, database, milliseconds, one, rate
+from measure import Action, Bench, Row, milliseconds, one, rate
 
 MIB = 1 << 20
 
@@ -31,7 +31,7 @@ def read_plain(conn, width: int) -> np.ndarray:
 
 
 def store_and_read(bench: Bench) -> None:
-    conn = database("bench_swarms")
+    conn = bench.database("bench_swarms")
     conn.execute("CREATE TABLE plain (n bigint PRIMARY KEY, data bytea NOT NULL)")
     conn.execute("ALTER TABLE plain ALTER COLUMN data SET STORAGE EXTERNAL")
     for rows, size in ((10_000, "10 MB"), (100_000, "100 MB")):
@@ -88,7 +88,7 @@ def store_and_read(bench: Bench) -> None:
 
 def patch(bench: Bench) -> None:
     """One row of a swarm of 1.024 GB changes; the anchor is what storing one chunk of 1 MiB takes by itself."""
-    conn = database("bench_patch")
+    conn = bench.database("bench_patch")
     rows, step = 1_000_000, 50_000
     with conn.transaction():
         for _ in range(0, rows, step):
