@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import numpy as np
-from measure import Action, Bench, milliseconds, one, per_second
+from measure import Action, Bench, Times, one, per_second
 
 N = 10_000
 PLAIN = """CREATE TABLE plain (
@@ -170,7 +170,7 @@ def bulk(bench: Bench) -> None:
 COLUMNS = "id, state, memory, generation, fitness, metadata, version, created_at, updated_at, origin"
 
 
-def binary_client(bench: Bench, clients: int) -> tuple[list[float], list[float]]:
+def binary_client(bench: Bench, clients: int) -> tuple[Times, Times]:
     """Seconds per transaction of retrieve_agent and of the plain SELECT, in slices of a second or less in turns."""
     out = subprocess.run(
         [
@@ -184,8 +184,13 @@ def binary_client(bench: Bench, clients: int) -> tuple[list[float], list[float]]
         capture_output=True,
         text=True,
     ).stdout
-    slices = [[1 / float(tps) for tps in line.split()] for line in out.splitlines()]
-    return [s[0] for s in slices], [s[1] for s in slices]
+    ours, plain = Times(), Times()
+    for line in out.splitlines():
+        numbers = [float(x) for x in line.split()]
+        for times, rate, cpu in zip((ours, plain), numbers, numbers[2:]):
+            times.append(1 / rate)
+            times.cpu.append(cpu)
+    return ours, plain
 
 
 def pgbench(bench: Bench, clients: int) -> tuple[list[float], list[float]]:

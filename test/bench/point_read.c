@@ -5,9 +5,10 @@
  *
  *	point_read CLIENTS ROUNDS SECONDS KEYS STATEMENT STATEMENT
  *
- * Each statement takes the key "agent/NNNNN" as $1 and must give one row. Prints
- * the transactions per second of both, one line per round. libpq's environment
- * names the database. The first round is not printed.
+ * Each statement takes the key "agent/NNNNN" as $1 and must give one row. Prints,
+ * one line per round: transactions per second of both statements, and the CPU
+ * seconds of a transaction in the server for both. libpq's environment names the
+ * database. The first round is not printed.
  */
 #include <libpq-fe.h>
 #include <pthread.h>
@@ -68,12 +69,37 @@ read_points(void *arg)
 	return NULL;
 }
 
-/* Transactions per second of all clients with one statement. */
+/* CPU seconds that a server process has used so far; 0 where the system does not tell. */
 static double
+server_cpu(const Client *client)
+{
+	char		path[64];
+	FILE	   *file;
+	double		ns = 0;
+
+	snprintf(path, sizeof path, "/proc/%d/schedstat", PQbackendPID(client->conn));
+	file = fopen(path, "r");
+	if (file != NULL)
+	{
+		if (fscanf(file, "%lf", &ns) != 1)
+			ns = 0;
+		fclose(file);
+	}
+	return ns * 1e-9;
+}
+
+typedef struct Slice
+{
+	double		rate;			/* transactions per second of all clients */
+	double		cpu;			/* seconds of the server for each */
+} Slice;
+
+static Slice
 run_slice(Client *clients, int n, const char *statement, double seconds)
 {
 	struct timespec pause = {(time_t) seconds, (long) ((seconds - (time_t) seconds) * 1e9)};
 	double		start = now();
+	double		cpu = 0;
 	long		done = 0;
 
 	atomic_store(&stop, false);
@@ -81,6 +107,7 @@ run_slice(Client *clients, int n, const char *statement, double seconds)
 	{
 		clients[i].statement = statement;
 		clients[i].done = 0;
+		cpu -= server_cpu(&clients[i]);
 		pthread_create(&clients[i].thread, NULL, read_points, &clients[i]);
 	}
 	nanosleep(&pause, NULL);
@@ -89,8 +116,9 @@ run_slice(Client *clients, int n, const char *statement, double seconds)
 	{
 		pthread_join(clients[i].thread, NULL);
 		done += clients[i].done;
+		cpu += server_cpu(&clients[i]);
 	}
-	return done / (now() - start);
+	return (Slice) {done / (now() - start), cpu / done};
 }
 
 int
@@ -124,11 +152,12 @@ main(int argc, char **argv)
 	for (int round = 0; round <= rounds; round++)
 	{
 		int			odd = round % 2;
-		double		first = run_slice(clients, n, odd ? "b" : "a", atof(argv[3]));
-		double		second = run_slice(clients, n, odd ? "a" : "b", atof(argv[3]));
+		Slice		slice[2];
 
+		slice[odd] = run_slice(clients, n, odd ? "b" : "a", atof(argv[3]));
+		slice[!odd] = run_slice(clients, n, odd ? "a" : "b", atof(argv[3]));
 		if (round > 0)
-			printf("%.1f %.1f\n", odd ? second : first, odd ? first : second);
+			printf("%.1f %.1f %.9f %.9f\n", slice[0].rate, slice[1].rate, slice[0].cpu, slice[1].cpu);
 	}
 	for (int i = 0; i < n; i++)
 		PQfinish(clients[i].conn);
