@@ -2,6 +2,7 @@
 \set QUIET on
 \pset footer off
 SELECT gpuagent.create_checkpoint('demo', metadata => '{"by": "make demo"}') AS checkpoint;
+SELECT gpuagent.create_checkpoint('nothing changed') AS checkpoint;
 SELECT label, status, pg_size_pretty(raw_bytes) AS holds, pg_size_pretty(new_bytes) AS newly_stored
 FROM gpuagent.checkpoint ORDER BY id;
 SELECT kind, objects, versions, pg_size_pretty(raw_bytes) AS raw, pg_size_pretty(stored_bytes) AS stored, round(ratio::numeric, 2) AS ratio

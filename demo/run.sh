@@ -12,7 +12,9 @@ set -euo pipefail
 DATABASE=gpuagent_demo
 
 step() {
-	printf '\n\033[1m[%3d s] %s\033[0m\n' "$SECONDS" "$*"
+	local bold='' plain=''
+	if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+	printf '\n%s[%3d s] %s%s\n' "$bold" "$SECONDS" "$*" "$plain"
 }
 
 sql_file() {

@@ -145,10 +145,13 @@ suite_tap() {
 	tap_prove() {
 		cd "$out" && ga_as env "TESTDIR=$out" "TESTDATADIR=$out/data" "TESTLOGDIR=$out/log" \
 			"PG_REGRESS=$GA_PGXS/test/regress/pg_regress" PGPORT=65432 "GA_TEST_DATA=$GA_WORK/stage/test/data" \
-			prove --verbose --merge -I "$GA_WORK/stage/test/perl" -I "$GA_PGXS/test/perl" "$1"
+			prove --verbose --merge -I "$GA_WORK/stage/test/perl" -I "$GA_PGXS/test/perl" "$1" && return
+		tail -n 15 "$out"/{tmp_check/log,log}/"regress_log_$(basename "$1" .pl)" 2>/dev/null |
+			grep -v '^\(ok\|not ok\)' || true
+		return 1
 	}
 	run_tap_files tap "${files[@]}" -- tap_prove
-	if [ -d "$out/tmp_check/log" ]; then cp -R "$out/tmp_check/log" "$LOGS/tap-servers" 2>/dev/null || true; fi
+	cp -R "$out/tmp_check/log" "$LOGS/tap-servers" 2>/dev/null || cp -R "$out/log" "$LOGS/tap-servers" 2>/dev/null || true
 }
 
 suite_python() {
