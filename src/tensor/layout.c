@@ -314,9 +314,12 @@ ga_dtype_from_text(const char *name, size_t len)
 void
 ga_require_float(int dtype, const char *what)
 {
-	if (ga_dtype_info(dtype)->cls != GA_CLASS_FLOAT)
+	GaDtypeClass cls = ga_dtype_info(dtype)->cls;
+
+	if (cls != GA_CLASS_FLOAT)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s is not defined for dtype %s", what, ga_dtype_name(dtype)),
-				 errhint("Convert with gpuagent.astype() to F64, F32, F16 or BF16 first.")));
+				 cls == GA_CLASS_OPAQUE ? errdetail("Values of this dtype are stored and moved, never interpreted.") : 0,
+				 cls == GA_CLASS_OPAQUE ? 0 : errhint("Convert with gpuagent.astype() to F64, F32, F16 or BF16 first.")));
 }
