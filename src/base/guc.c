@@ -32,6 +32,7 @@ static const struct config_enum_entry profiles[] = {
 #define PRODUCTION_PATH "/magikdev/gpu"
 
 bool		ga_compression = true;
+int			ga_max_checkpoints = 10;
 int			ga_compression_level = 1;
 static int	profile = GA_PROFILE_DEVELOPMENT;
 static char *storage_path = NULL;
@@ -121,6 +122,9 @@ ga_guc_init(void)
 							"zstd level of compression.",
 							"After the byte shuffle, level 1 compresses weights as well as level 3 does.",
 							&ga_compression_level, 1, 1, 19, PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.max_checkpoints",
+							"Checkpoints that prune_checkpoints() keeps when it is called without rules.",
+							NULL, &ga_max_checkpoints, 10, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("gpuagent");
 }
 

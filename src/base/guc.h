@@ -9,6 +9,7 @@
 
 extern bool ga_compression;			/* gpuagent.compression */
 extern int	ga_compression_level;	/* gpuagent.compression_level, zstd 1..19 */
+extern int	ga_max_checkpoints;		/* gpuagent.max_checkpoints */
 
 extern void ga_guc_init(void);
 

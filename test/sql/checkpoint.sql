@@ -99,7 +99,7 @@ SELECT o.id, o.from_seq = 1 AS first, o.to_seq IS NOT NULL AS closed FROM gpuage
 SELECT count(*) FILTER (WHERE to_seq IS NULL) AS open, count(*) AS all FROM gpuagent_store.checkpoint_edge;
 
 -- what a restore would do, and that it does not
-SELECT * FROM gpuagent.restore_checkpoint(1, dry_run => true) ORDER BY object, action;
+SELECT object, action, rows, nbytes > 0 AS bytes FROM gpuagent.restore_checkpoint(1, dry_run => true) ORDER BY object, action;
 SELECT count(*) FROM (SELECT kind, count, hash FROM kept WHERE checkpoint = 'second' EXCEPT SELECT * FROM fingerprint) d;
 SELECT count(*) FROM gpuagent.checkpoint;
 
