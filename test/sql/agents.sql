@@ -131,3 +131,17 @@ SELECT gpuagent.delete_agents('{p/1,p/2,zz,p/1,NULL}'), gpuagent.delete_agents(p
 SELECT gpuagent.delete_agents('{p/3,p/4,r/2}', prefix => 'p/'), gpuagent.delete_agents('{r/3,p/5}', 5, 'r/');
 SELECT gpuagent.delete_agents(prefix => 'p/'), gpuagent.delete_agents(prefix => '');
 SELECT count(*) FROM gpuagent.agent;
+
+-- populations of checkpoints: as they were then, within what the checkpoint covers
+SELECT store_agents('{c/1,c/2,d/1}', '[[1],[2],[3]]', generation => 1, fitness => '{1,2,3}');
+SELECT create_checkpoint() AS first \gset
+SELECT store_agents('{c/1,c/3}', '[[10],[30]]', generation => 2, fitness => '{10,30}'), delete_agent('c/2');
+SELECT create_checkpoint(objects => '{agents:c/}') AS second \gset
+SELECT create_checkpoint(objects => '{metrics}') AS third \gset
+SELECT delete_agents(prefix => '');
+SELECT ids, states::agent_state, generations, fitness, versions FROM retrieve_population(checkpoint => :first);
+SELECT ids, states::agent_state, generations, fitness, versions FROM retrieve_population(checkpoint => :second);
+SELECT ids FROM retrieve_population('{c/2,d/1,zz,c/1}', checkpoint => :first);
+SELECT ids FROM retrieve_population(best => 2, generation => 1, prefix => 'c/', checkpoint => :first);
+SELECT regexp_replace(pg_temp.fails(format('SELECT * FROM retrieve_population(checkpoint => %s)', :third)), 'checkpoint \d+', 'checkpoint N');
+DELETE FROM checkpoint WHERE id IN (:first, :second, :third);
