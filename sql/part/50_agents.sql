@@ -45,12 +45,24 @@ CREATE FUNCTION gpuagent.retrieve_agents(
 COMMENT ON FUNCTION gpuagent.retrieve_agents(text[], bigint, text, bigint) IS
     'agents that meet every condition given (NULL: no condition); best is a number: the fittest, best first, NULL fitness last, ties by id. Else in the order of ids, else by id; ids that do not exist give no row';
 
-CREATE FUNCTION gpuagent.retrieve_population(
-    ids text[] DEFAULT NULL, generation bigint DEFAULT NULL, prefix text DEFAULT NULL, best bigint DEFAULT NULL,
-    checkpoint bigint DEFAULT NULL,
+CREATE FUNCTION gpuagent_store.population_row(
+    ids text[], generation bigint, prefix text, best bigint, checkpoint bigint,
     OUT ids text[], OUT states gpuagent.swarm_tensor, OUT memories gpuagent.swarm_tensor,
     OUT generations bigint[], OUT fitness double precision[], OUT versions bigint[])
-    AS 'MODULE_PATHNAME', 'ga_retrieve_population' LANGUAGE C STABLE PARALLEL SAFE;
+    AS 'MODULE_PATHNAME', 'ga_population_row' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent_store.population_row(text[], bigint, text, bigint, bigint) IS
+    'implementation of retrieve_population';
+
+-- As with tensor_chunks: a function in FROM would be spooled, matrices and all; this wrapper is inlined.
+CREATE FUNCTION gpuagent.retrieve_population(
+    ids text[] DEFAULT NULL, generation bigint DEFAULT NULL, prefix text DEFAULT NULL, best bigint DEFAULT NULL,
+    checkpoint bigint DEFAULT NULL)
+    RETURNS TABLE (ids text[], states gpuagent.swarm_tensor, memories gpuagent.swarm_tensor,
+                   generations bigint[], fitness double precision[], versions bigint[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1 AS $$
+    SELECT (s.p).ids, (s.p).states, (s.p).memories, (s.p).generations, (s.p).fitness, (s.p).versions
+    FROM (SELECT gpuagent_store.population_row($1, $2, $3, $4, $5) AS p OFFSET 0) s
+$$;
 COMMENT ON FUNCTION gpuagent.retrieve_population(text[], bigint, text, bigint, bigint) IS
     'the agents of retrieve_agents as one row: ids, matrices whose row i belongs to ids[i], aligned arrays; with checkpoint, as they were then. A matrix is NULL when every value is, 22004 when only some are, 22000 for mixed shapes; no agents give empty arrays';
 

@@ -197,10 +197,10 @@ checkpoint_prefixes(Datum checkpoint)
 	return prefixes;
 }
 
-/* retrieve_population(ids, generation, prefix, best, checkpoint): one row, aligned arrays and matrices */
-PG_FUNCTION_INFO_V1(ga_retrieve_population);
+/* population_row(ids, generation, prefix, best, checkpoint): aligned arrays and matrices */
+PG_FUNCTION_INFO_V1(ga_population_row);
 Datum
-ga_retrieve_population(PG_FUNCTION_ARGS)
+ga_population_row(PG_FUNCTION_ARGS)
 {
 	static GaPlan plans[1 << N_CONDITIONS];
 	AgentQuery	query;
