@@ -114,8 +114,8 @@ typedef struct Format
 	uint16_t	(*from_double) (double);
 } Format;
 
-static Format half = {"F16", 10, 0x7c00, {0}, ga_half_to_float, ga_float_to_half, ga_double_to_half};
-static Format bfloat = {"BF16", 7, 0x7f80, {0}, ga_bfloat_to_float, ga_float_to_bfloat, ga_double_to_bfloat};
+static Format half __attribute__((unused)) = {"F16", 10, 0x7c00, {0}, ga_half_to_float, ga_float_to_half, ga_double_to_half};
+static Format bfloat __attribute__((unused)) = {"BF16", 7, 0x7f80, {0}, ga_bfloat_to_float, ga_float_to_bfloat, ga_double_to_bfloat};
 
 static inline void
 fill_format(Format *format)
