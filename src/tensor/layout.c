@@ -54,6 +54,18 @@ ga_shape_text(int ndim, const int64 *dims)
 	return buf.data;
 }
 
+int
+ga_typmod_dtype(int32 typmod)
+{
+	int			dtype = typmod > 0 ? typmod >> 17 : 0;
+
+	if (dtype != 0 && ga_dtype_info(dtype) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid type modifier %d", typmod)));
+	return dtype;
+}
+
 bool
 ga_kind_check(const GaKind *kind, int dtype, int ndim, const int64 *dims,
 			  uint64 *nelem, uint64 *nbytes, Node *escontext)

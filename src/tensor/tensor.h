@@ -178,8 +178,10 @@ extern GaTensor *ga_tensor_recv(const GaKind *kind, StringInfo buf);
 extern bytea *ga_tensor_send(const GaView *view);
 
 /* ---- typmods (type/io.c) ---- */
-/* embedding: dim in bits 0-16, dtype above; the others: dtype. 0 or -1 = unconstrained. */
+/* embedding: dim in bits 0-16, dtype above; the others: dtype. 0 or less = unconstrained. */
 #define GA_TYPMOD_DIM(typmod) ((typmod) & 0x1FFFF)
-#define GA_TYPMOD_DTYPE(typmod) ((typmod) >> 17)
+
+/* dtype of a typmod, 0 when unconstrained. Anybody can call typmod functions with any number: 22023 for one that is none. */
+extern int	ga_typmod_dtype(int32 typmod);
 
 #endif							/* GA_TENSOR_H */

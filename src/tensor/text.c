@@ -397,7 +397,7 @@ parse_prefix(const char *p, const char **end)
 GaTensor *
 ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escontext)
 {
-	int			default_dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod) : GA_F32;
+	int			default_dtype = ga_typmod_dtype(typmod) ? ga_typmod_dtype(typmod) : GA_F32;
 	Parser		ps = {.kind = kind,.text = text,.p = text,.escontext = escontext};
 	const char *end;
 	uint64		nelem,

@@ -92,7 +92,7 @@ array_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(0);
 	int32		typmod = PG_GETARG_INT32(1);
-	int			dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod)
+	int			dtype = ga_typmod_dtype(typmod) ? ga_typmod_dtype(typmod)
 		: array_dtype(kind, ARR_ELEMTYPE(array));
 	int64		dims[GA_MAX_RANK] = {0};
 	int			ndim = ARR_NDIM(array);
@@ -200,7 +200,7 @@ bytea_to_tensor(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	bytea	   *bytes = PG_GETARG_BYTEA_PP(0);
 	int32		typmod = PG_GETARG_INT32(1);
-	int			dtype = typmod > 0 && GA_TYPMOD_DTYPE(typmod) ? GA_TYPMOD_DTYPE(typmod) : GA_F32;
+	int			dtype = ga_typmod_dtype(typmod) ? ga_typmod_dtype(typmod) : GA_F32;
 	Size		nbytes = VARSIZE_ANY_EXHDR(bytes);
 	int			bits = ga_dtype_info(dtype)->bits;
 	int64		dim = nbytes * 8 / bits;

@@ -30,7 +30,7 @@ ga_check_dim(const GaKind *kind, int ndim, const int64 *dims, int32 typmod, Node
 GaTensor *
 ga_coerce(const GaKind *kind, const GaView *view, int32 typmod)
 {
-	int			dtype = typmod > 0 ? GA_TYPMOD_DTYPE(typmod) : 0;
+	int			dtype = ga_typmod_dtype(typmod);
 
 	ga_check_dim(kind, view->ndim, view->dims, typmod, NULL);
 	return ga_tensor_astype(kind, view, dtype ? dtype : view->dtype);
@@ -40,7 +40,7 @@ ga_coerce(const GaKind *kind, const GaView *view, int32 typmod)
 static GaTensor *
 apply_typmod(const GaKind *kind, GaTensor *tensor, int32 typmod, Node *escontext)
 {
-	int			dtype = typmod > 0 ? GA_TYPMOD_DTYPE(typmod) : 0;
+	int			dtype = ga_typmod_dtype(typmod);
 	GaView		view;
 	uint64		nelem,
 				nbytes;
@@ -108,7 +108,7 @@ static Datum
 type_coerce(FunctionCallInfo fcinfo, const GaKind *kind)
 {
 	int32		typmod = PG_GETARG_INT32(1);
-	int			dtype = typmod > 0 ? GA_TYPMOD_DTYPE(typmod) : 0;
+	int			dtype = ga_typmod_dtype(typmod);
 	GaView		view;
 
 	if (typmod <= 0)
@@ -171,12 +171,14 @@ Datum
 embedding_typmod_out(PG_FUNCTION_ARGS)
 {
 	int32		typmod = PG_GETARG_INT32(0);
+	int			dtype;
 
 	if (typmod <= 0)
 		PG_RETURN_CSTRING(pstrdup(""));
-	if (GA_TYPMOD_DTYPE(typmod) == GA_F32)
+	dtype = ga_typmod_dtype(typmod);
+	if (dtype == 0 || dtype == GA_F32)
 		PG_RETURN_CSTRING(psprintf("(%d)", GA_TYPMOD_DIM(typmod)));
-	PG_RETURN_CSTRING(psprintf("(%d,%s)", GA_TYPMOD_DIM(typmod), ga_dtype_name(GA_TYPMOD_DTYPE(typmod))));
+	PG_RETURN_CSTRING(psprintf("(%d,%s)", GA_TYPMOD_DIM(typmod), ga_dtype_name(dtype)));
 }
 
 /* "(F16)", for agent_state and swarm_tensor */
@@ -203,7 +205,7 @@ ga_dtype_typmod_out(PG_FUNCTION_ARGS)
 {
 	int32		typmod = PG_GETARG_INT32(0);
 
-	if (typmod <= 0)
+	if (ga_typmod_dtype(typmod) == 0)
 		PG_RETURN_CSTRING(pstrdup(""));
-	PG_RETURN_CSTRING(psprintf("(%s)", ga_dtype_name(GA_TYPMOD_DTYPE(typmod))));
+	PG_RETURN_CSTRING(psprintf("(%s)", ga_dtype_name(ga_typmod_dtype(typmod))));
 }
