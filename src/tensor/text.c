@@ -539,36 +539,79 @@ print_compact(const GaView *view)
 }
 
 static const double power_of_10[] = {
-	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21,
-	1e22, 1e23, 1e24, 1e25, 1e26, 1e27, 1e28, 1e29, 1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38, 1e39, 1e40, 1e41, 1e42
+	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22, 1e23,
+	1e24, 1e25, 1e26, 1e27, 1e28, 1e29, 1e30, 1e31, 1e32, 1e33, 1e34, 1e35, 1e36, 1e37, 1e38, 1e39, 1e40, 1e41, 1e42, 1e43, 1e44, 1e45
 };
 
+/* Writes digits * 10^exponent as the server writes a real: 0.05, 1200, 1.2e+30. Returns the length. */
+static int
+decimal_text(char *out, uint32 digits, int exponent)
+{
+	char		text[MAXINT8LEN];
+	int			n;
+	int			lead;
+	char	   *p = out;
+
+	for (; digits % 10 == 0; digits /= 10)
+		exponent++;
+	n = pg_ultoa_n(digits, text);
+	lead = n - 1 + exponent;
+	if (lead < -4 || lead >= 6)
+	{
+		*p++ = text[0];
+		if (n > 1)
+			*p++ = '.';
+		memcpy(p, text + 1, n - 1);
+		p += n - 1;
+		*p++ = 'e';
+		*p++ = lead < 0 ? '-' : '+';
+		*p++ = '0' + abs(lead) / 10;
+		*p++ = '0' + abs(lead) % 10;
+		return p - out;
+	}
+	for (int place = Max(lead, 0); place >= Min(exponent, 0); place--)
+	{
+		if (place == -1)
+			*p++ = '.';
+		*p++ = place > lead || place < exponent ? '0' : text[lead - place];
+	}
+	return p - out;
+}
+
 /*
- * The value of an F16 or BF16 rounded to as few decimal digits as read back to
- * the same bits; at most 5 are needed, and that many tell two F32 apart, so
- * that the F32 returned prints as just these digits. BF16 denormals, whose
- * neighbours F32 does not tell apart so well, come back as they are.
+ * Writes an F16 or BF16 in as few decimal digits as read back to the same bits.
+ * Five are always enough; BF16 denormals reach down to 10^-41.
  */
-static float
-shortest_half(int dtype, uint16 h)
+static int
+half_text(char *out, int dtype, uint16 h)
 {
 	double		value = dtype == GA_F16 ? ga_half_to_float(h) : ga_bfloat_to_float(h);
 	double		size = fabs(value);
 	int			exponent;
 
-	if (!(size >= FLT_MIN && size <= FLT_MAX))
-		return (float) value;
+	if (!(size > 0 && size <= FLT_MAX))
+		return float_to_shortest_decimal_bufn((float) value, out);
 	exponent = (int) floor(log10(size));
-	for (int digits = 1; digits <= 5; digits++)
+	for (int n = 1; n <= 5; n++)
 	{
-		int			shift = digits - 1 - exponent;
+		int			shift = n - 1 - exponent;
 		double		power = power_of_10[abs(shift)];
-		double		rounded = shift >= 0 ? rint(size * power) / power : rint(size / power) * power;
+		double		scaled = shift >= 0 ? size * power : size / power;
+		double		digits[2] = {rint(scaled)};
 
-		if ((dtype == GA_F16 ? ga_double_to_half(rounded) : ga_double_to_bfloat(rounded)) == (h & 0x7FFF))
-			return (float) copysign(rounded, value);
+		/* Above a power of two there is more room than below: the nearest decimal may fail where the next does not. */
+		digits[1] = digits[0] > scaled ? digits[0] - 1 : digits[0] + 1;
+		for (int i = 0; i < 2; i++)
+		{
+			double		rounded = shift >= 0 ? digits[i] / power : digits[i] * power;
+
+			if ((dtype == GA_F16 ? ga_double_to_half(rounded) : ga_double_to_bfloat(rounded)) != (h & 0x7FFF))
+				continue;
+			*out = '-';
+			return decimal_text(out + (value < 0), (uint32) digits[i], -shift) + (value < 0);
+		}
 	}
-	return (float) value;
+	return float_to_shortest_decimal_bufn((float) value, out);
 }
 
 /* Writes element i without a terminating zero and returns the length, at most SCALAR_TEXT_MAX. */
@@ -584,7 +627,7 @@ scalar_text(char *out, const GaView *view, uint64 i)
 			return float_to_shortest_decimal_bufn(*(const float *) element, out);
 		case GA_F16:
 		case GA_BF16:
-			return float_to_shortest_decimal_bufn(shortest_half(view->dtype, *(const uint16 *) element), out);
+			return half_text(out, view->dtype, *(const uint16 *) element);
 		case GA_F64:
 			return double_to_shortest_decimal_bufn(*(const double *) element, out);
 		case GA_BOOL:
