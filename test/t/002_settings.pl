@@ -18,7 +18,7 @@ is_value($node, 'SELECT gpuagent_store.storage_base()', "$beside/gpu_storage-$po
 is_value($node, 'SHOW gpuagent.compression', 'on', 'compression is on');
 is_value($node, 'SHOW gpuagent.compression_level', '1', 'at level 1');
 is_value($node, q{SELECT string_agg(name || ' ' || context, ', ' ORDER BY name) FROM pg_settings WHERE name LIKE 'gpuagent.%'},
-	'gpuagent.compression user, gpuagent.compression_level user, gpuagent.profile postmaster, gpuagent.storage_path postmaster',
+	'gpuagent.compression user, gpuagent.compression_level user, gpuagent.max_checkpoints sighup, gpuagent.profile postmaster, gpuagent.storage_path postmaster',
 	'each setting has its context');
 
 # What a session may not do
