@@ -52,9 +52,11 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.set_swarm_version(text, bigint, bytea, jsonb) IS
     'writes a version row of a locked swarm and drops versions beyond keep_versions that no checkpoint holds';
 
+-- Generic plans: a custom one would have a copy of the tensor as a constant, and the planner would copy that again.
 CREATE FUNCTION gpuagent.store_swarm(swarm text, data gpuagent.swarm_tensor, metadata jsonb DEFAULT NULL,
     expected_version bigint DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v bigint;
 BEGIN
@@ -86,7 +88,8 @@ COMMENT ON FUNCTION gpuagent.store_swarm_ref(text, bytea, jsonb, bigint) IS
 
 CREATE FUNCTION gpuagent.store_swarm_rows(swarm text, start bigint, data gpuagent.swarm_tensor, expected_version bigint DEFAULT NULL)
     RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v bigint;
     base bytea;
@@ -111,7 +114,8 @@ COMMENT ON FUNCTION gpuagent.store_swarm_rows(text, bigint, gpuagent.swarm_tenso
     'new version in which rows from 1-based start are those of data; costs what changed, whatever the size of the swarm; 22023 outside, 22000 for rows of another shape or dtype';
 
 CREATE FUNCTION gpuagent.append_swarm(swarm text, data gpuagent.swarm_tensor) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v bigint;
     base bytea;
@@ -199,12 +203,11 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.swarm_tensor_hash(text, bigint, bigint) IS
     'tensor of a swarm: the current one, that of a version, or that of a checkpoint; 42704 when absent';
 
+-- Inlined into the caller's query: PL/pgSQL would copy the result once more.
 CREATE FUNCTION gpuagent.retrieve_swarm(swarm text, version bigint DEFAULT NULL, start bigint DEFAULT 1, count bigint DEFAULT NULL,
     checkpoint bigint DEFAULT NULL) RETURNS gpuagent.swarm_tensor
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN gpuagent_store.get_tensor(gpuagent_store.swarm_tensor_hash(swarm, version, checkpoint), start, count);
-END
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT gpuagent_store.get_tensor(gpuagent_store.swarm_tensor_hash($1, $2, $5), $3, $4)
 $$;
 COMMENT ON FUNCTION gpuagent.retrieve_swarm(text, bigint, bigint, bigint, bigint) IS
     'rows of a swarm from 1-based start (count NULL: to the end), of a version (NULL: current) or a checkpoint; 42704 when absent; 54000 above 256 MiB: use swarm_chunks';

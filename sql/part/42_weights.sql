@@ -99,7 +99,8 @@ COMMENT ON FUNCTION gpuagent_store.set_weight_version(text, text, bigint, bytea,
 
 CREATE FUNCTION gpuagent.store_weights(expert text, layer text, weights gpuagent.swarm_tensor,
     biases gpuagent.swarm_tensor DEFAULT NULL, metadata jsonb DEFAULT NULL, expected_version bigint DEFAULT NULL) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v bigint;
 BEGIN
