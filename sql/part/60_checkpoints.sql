@@ -97,47 +97,46 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.checkpoint_scope(text[]) IS
     'parses object addresses: objects is the canonical list (NULL: everything), then whether all agents, agents by prefix, whole kinds, single objects; 22023 or 22004 when invalid';
 
--- What is covered now, one row a swarm, graph, run, layer, expert configuration and expert state. Callers set
--- TimeZone and extra_float_digits, so that equal values have equal bodies.
+-- What is covered now, one row a swarm, graph, run, layer, expert configuration and expert state. Without SET clauses,
+-- so that it inlines; callers set TimeZone and extra_float_digits, so that equal values have equal bodies.
 CREATE FUNCTION gpuagent_store.live_items(kinds text[], names text[])
 RETURNS TABLE (object text, part text, version bigint, tensor bytea, biases bytea, body jsonb)
-LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
-    SELECT 'swarm:' || s.swarm, '', s.current, v.tensor, NULL::bytea, jsonb_build_object(
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT 'swarm:' OPERATOR(pg_catalog.||) s.swarm, '', s.current, v.tensor, NULL::pg_catalog.bytea, pg_catalog.jsonb_build_object(
         'keep_versions', s.keep_versions, 'metadata', s.metadata, 'created_at', s.created_at,
         'step', v.step, 'version_metadata', v.metadata, 'version_created_at', v.created_at)
-    FROM gpuagent.swarm s LEFT JOIN gpuagent.swarm_version v ON v.swarm = s.swarm AND v.version = s.current
-    WHERE 'swarm' = ANY (kinds) OR 'swarm:' || s.swarm = ANY (names)
+    FROM gpuagent.swarm s LEFT JOIN gpuagent.swarm_version v ON v.swarm OPERATOR(pg_catalog.=) s.swarm AND v.version OPERATOR(pg_catalog.=) s.current
+    WHERE 'swarm' OPERATOR(pg_catalog.=) ANY (kinds) OR 'swarm:' OPERATOR(pg_catalog.||) s.swarm OPERATOR(pg_catalog.=) ANY (names)
     UNION ALL
-    SELECT 'expert:' || e.expert, 'config', NULL, NULL, NULL, jsonb_build_object(
-        'domain', e.domain, 'parameter_count', e.parameter_count, 'learning_rate', e.learning_rate::text,
+    SELECT 'expert:' OPERATOR(pg_catalog.||) e.expert, 'config', NULL, NULL, NULL, pg_catalog.jsonb_build_object(
+        'domain', e.domain, 'parameter_count', e.parameter_count, 'learning_rate', e.learning_rate::pg_catalog.text,
         'metadata', e.metadata, 'created_at', e.created_at)
-        || CASE WHEN e.architecture IS NULL THEN '{}' ELSE jsonb_build_object('architecture', e.architecture) END
+        OPERATOR(pg_catalog.||) CASE WHEN e.architecture IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('architecture', e.architecture) END
     FROM gpuagent.expert e
-    WHERE 'expert' = ANY (kinds) OR 'expert:' || e.expert = ANY (names)
+    WHERE 'expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) e.expert OPERATOR(pg_catalog.=) ANY (names)
     UNION ALL
-    SELECT 'expert:' || e.expert, 'state', NULL, NULL, NULL, jsonb_build_object(
-        'activation_count', e.activation_count, 'success_rate', e.success_rate::text,
+    SELECT 'expert:' OPERATOR(pg_catalog.||) e.expert, 'state', NULL, NULL, NULL, pg_catalog.jsonb_build_object(
+        'activation_count', e.activation_count, 'success_rate', e.success_rate::pg_catalog.text,
         'memory_usage', e.memory_usage, 'updated_at', e.updated_at)
     FROM gpuagent.expert e
-    WHERE 'expert' = ANY (kinds) OR 'expert:' || e.expert = ANY (names)
+    WHERE 'expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) e.expert OPERATOR(pg_catalog.=) ANY (names)
     UNION ALL
-    SELECT 'expert:' || e.expert, 'layer:' || w.layer, w.version, w.weights, w.biases, jsonb_build_object(
+    SELECT 'expert:' OPERATOR(pg_catalog.||) e.expert, 'layer:' OPERATOR(pg_catalog.||) w.layer, w.version, w.weights, w.biases, pg_catalog.jsonb_build_object(
         'metadata', w.metadata, 'created_at', w.created_at, 'origin', w.origin)
     FROM gpuagent.expert e CROSS JOIN LATERAL (
         SELECT DISTINCT ON (x.layer) x.* FROM gpuagent.weight_version x
-        WHERE x.expert = e.expert ORDER BY x.layer, x.version DESC) w
-    WHERE NOT w.deleted AND ('expert' = ANY (kinds) OR 'expert:' || e.expert = ANY (names))
+        WHERE x.expert OPERATOR(pg_catalog.=) e.expert ORDER BY x.layer, x.version DESC) w
+    WHERE NOT w.deleted AND ('expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) e.expert OPERATOR(pg_catalog.=) ANY (names))
     UNION ALL
-    SELECT 'graph:' || g.graph, '', NULL, NULL, NULL, jsonb_build_object(
+    SELECT 'graph:' OPERATOR(pg_catalog.||) g.graph, '', NULL, NULL, NULL, pg_catalog.jsonb_build_object(
         'dim', g.dim, 'metric', g.metric, 'metadata', g.metadata, 'created_at', g.created_at)
     FROM gpuagent.graph g
-    WHERE 'graph' = ANY (kinds) OR 'graph:' || g.graph = ANY (names)
+    WHERE 'graph' OPERATOR(pg_catalog.=) ANY (kinds) OR 'graph:' OPERATOR(pg_catalog.||) g.graph OPERATOR(pg_catalog.=) ANY (names)
     UNION ALL
-    SELECT 'metrics', 'run:' || r.run, NULL, NULL, NULL, jsonb_build_object(
+    SELECT 'metrics', 'run:' OPERATOR(pg_catalog.||) r.run, NULL, NULL, NULL, pg_catalog.jsonb_build_object(
         'metadata', r.metadata, 'status', r.status, 'created_at', r.created_at)
     FROM gpuagent.run r
-    WHERE 'metrics' = ANY (kinds)
+    WHERE 'metrics' OPERATOR(pg_catalog.=) ANY (kinds)
 $$;
 COMMENT ON FUNCTION gpuagent_store.live_items(text[], text[]) IS
     'contents of a scope as they are now, in the form of checkpoint_item; without agents, nodes, edges and metric values';
@@ -146,21 +145,32 @@ CREATE FUNCTION gpuagent_store.item_bytes(tensor bytea, biases bytea, body jsonb
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT t.nbytes FROM gpuagent_store.tensor t WHERE t.hash = tensor LIMIT 1), 0)
         + coalesce((SELECT t.nbytes FROM gpuagent_store.tensor t WHERE t.hash = biases LIMIT 1), 0)
-        + coalesce(pg_column_size(body), 0)
+        + coalesce(octet_length(body::text), 0)
 $$;
 COMMENT ON FUNCTION gpuagent_store.item_bytes(bytea, bytea, jsonb) IS 'raw bytes of a checkpoint item and its tensors';
 
 -- What a checkpoint does, as statements for run_on_snapshot. Parameters: $1 the checkpoint, $2 the horizon (NULL: every
--- row is a candidate), $3 all agents, $4 prefixes of agents, $5 whole kinds, $6 single objects. Candidates are rows
--- that may have been written since the horizon; they are compared bit by bit (*<> on records) with the open rows,
--- and only what differs is closed and written. OFFSET 0 keeps the comparison a look-up for each candidate.
-CREATE FUNCTION gpuagent_store.capture_steps(with_agents boolean, with_graphs boolean, with_items boolean, with_metrics boolean)
-RETURNS text[]
+-- row is a candidate), $3 all agents, $4 prefixes of agents, $5 whole kinds, $6 single objects, $7 open rows before by
+-- table (NULL: unknown), $8 and $9 what run_on_snapshot adds: numbers since a table's first statement, its candidates.
+-- For each table the first statement counts its rows and finds the candidates, rows that may have been written since the
+-- horizon. The second closes open rows that differ from them bit by bit (*<> on records), the third writes candidates
+-- that have no open row, the fourth closes those of rows that are gone, if the counts say that there are any. OFFSET 0
+-- keeps a comparison a look-up for each candidate.
+CREATE FUNCTION gpuagent_store.capture_steps(incremental boolean, with_agents boolean, with_graphs boolean,
+    with_items boolean, with_metrics boolean)
+RETURNS TABLE (n bigint, role text, step text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $steps$
-    SELECT array_agg(step ORDER BY n) FROM (VALUES
-        (1, true, -- the horizon for the next checkpoint
+    SELECT v.n, v.role, replace(replace(v.step,
+            '/*candidate*/', CASE WHEN incremental THEN 'AND a.ctid = ANY ($9)' ELSE '' END),
+            '/*NULL::tid[] --*/', CASE WHEN incremental THEN '' ELSE 'NULL::tid[] --' END)
+    FROM (VALUES
+        (1::bigint, 'horizon', true,
 $ga$SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, 0::bigint$ga$),
-        (2, with_agents, -- agents that changed
+        (2, 'agents', with_agents,
+$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+FROM gpuagent.agent a
+WHERE ($3 OR a.id ^@ ANY ($4))$ga$),
+        (3, 'change', with_agents,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_agent o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
@@ -168,33 +178,37 @@ $ga$WITH closed AS (
         FROM gpuagent.agent a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ($3 OR a.id ^@ ANY ($4)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+        WHERE ($3 OR a.id ^@ ANY ($4)) /*candidate*/
             AND ROW(a.id, a.state, a.memory, a.generation, a.fitness, a.metadata, a.version, a.created_at, a.updated_at, a.origin)::record
                 *<> ROW(p.id, p.state, p.memory, p.generation, p.fitness, p.metadata, p.version, p.created_at, p.updated_at, p.origin)::record))
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (3, with_agents, -- agents that are new or changed
+        (4, 'change', with_agents,
 $ga$WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_agent AS o (id, from_seq,
         state, memory, generation, fitness, metadata, version, created_at, updated_at, origin)
     SELECT a.id, $1,
         a.state, a.memory, a.generation, a.fitness, a.metadata, a.version, a.created_at, a.updated_at, a.origin
     FROM gpuagent.agent a
-    WHERE ($3 OR a.id ^@ ANY ($4)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+    WHERE ($3 OR a.id ^@ ANY ($4)) /*candidate*/
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
-        (4, with_agents, -- agents that are gone, looked for only when the counts differ
+        (5, 'change', with_agents,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_agent o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ($3 OR o.id ^@ ANY ($4))
-        AND (SELECT count(*) FROM gpuagent.agent a WHERE ($3 OR a.id ^@ ANY ($4)))
-            <> (SELECT count(*) FROM gpuagent_store.checkpoint_agent q WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4)))
+        AND $8[1] <> coalesce($7[1] - $8[3] + $8[5],
+            (SELECT count(*) FROM gpuagent_store.checkpoint_agent q WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4))))
         AND NOT EXISTS (SELECT FROM gpuagent.agent a WHERE a.id = o.id)
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (5, with_graphs, -- nodes that changed
+        (6, 'nodes', with_graphs,
+$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+FROM gpuagent.graph_node a
+WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
+        (7, 'change', with_graphs,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_node o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
@@ -202,33 +216,37 @@ $ga$WITH closed AS (
         FROM gpuagent.graph_node a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_node q
             WHERE q.graph = a.graph AND q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
             AND ROW(a.graph, a.id, a.embedding, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.id, p.embedding, p.metadata, p.created_at)::record))
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (6, with_graphs, -- nodes that are new or changed
+        (8, 'change', with_graphs,
 $ga$WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_node AS o (graph, id, from_seq,
         embedding, metadata, created_at)
     SELECT a.graph, a.id, $1,
         a.embedding, a.metadata, a.created_at
     FROM gpuagent.graph_node a
-    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_node q
             WHERE q.graph = a.graph AND q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
-        (7, with_graphs, -- nodes that are gone, looked for only when the counts differ
+        (9, 'change', with_graphs,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_node o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND (SELECT count(*) FROM gpuagent.graph_node a WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)))
-            <> (SELECT count(*) FROM gpuagent_store.checkpoint_node q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6)))
+        AND $8[1] <> coalesce($7[2] - $8[3] + $8[5],
+            (SELECT count(*) FROM gpuagent_store.checkpoint_node q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_node a WHERE a.graph = o.graph AND a.id = o.id)
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (8, with_graphs, -- edges that changed
+        (10, 'edges', with_graphs,
+$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+FROM gpuagent.graph_edge a
+WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
+        (11, 'change', with_graphs,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_edge o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
@@ -236,33 +254,37 @@ $ga$WITH closed AS (
         FROM gpuagent.graph_edge a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_edge q
             WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
             AND ROW(a.graph, a.source, a.target, a.edge_type, a.weight, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.source, p.target, p.edge_type, p.weight, p.metadata, p.created_at)::record))
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (9, with_graphs, -- edges that are new or changed
+        (12, 'change', with_graphs,
 $ga$WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_edge AS o (graph, source, target, edge_type, from_seq,
         weight, metadata, created_at)
     SELECT a.graph, a.source, a.target, a.edge_type, $1,
         a.weight, a.metadata, a.created_at
     FROM gpuagent.graph_edge a
-    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_edge q
             WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
-        (10, with_graphs, -- edges that are gone, looked for only when the counts differ
+        (13, 'change', with_graphs,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_edge o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND (SELECT count(*) FROM gpuagent.graph_edge a WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)))
-            <> (SELECT count(*) FROM gpuagent_store.checkpoint_edge q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6)))
+        AND $8[1] <> coalesce($7[3] - $8[3] + $8[5],
+            (SELECT count(*) FROM gpuagent_store.checkpoint_edge q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_edge a WHERE a.graph = o.graph AND a.source = o.source AND a.target = o.target AND a.edge_type = o.edge_type)
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (11, with_metrics, -- metric values that changed
+        (14, 'metrics', with_metrics,
+$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+FROM gpuagent.metric a
+WHERE 'metrics' = ANY ($5)$ga$),
+        (15, 'change', with_metrics,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_metric o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
@@ -270,33 +292,33 @@ $ga$WITH closed AS (
         FROM gpuagent.metric a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_metric q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE 'metrics' = ANY ($5) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+        WHERE 'metrics' = ANY ($5) /*candidate*/
             AND ROW(a.id, a.run, a.key, a.step, a.value, a.object, a.recorded_at, a.created_at)::record
                 *<> ROW(p.id, p.run, p.key, p.step, p.value, p.object, p.recorded_at, p.created_at)::record))
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (12, with_metrics, -- metric values that are new or changed
+        (16, 'change', with_metrics,
 $ga$WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_metric AS o (id, from_seq,
         run, key, step, value, object, recorded_at, created_at)
     SELECT a.id, $1,
         a.run, a.key, a.step, a.value, a.object, a.recorded_at, a.created_at
     FROM gpuagent.metric a
-    WHERE 'metrics' = ANY ($5) AND ($2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2))
+    WHERE 'metrics' = ANY ($5) /*candidate*/
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_metric q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
-        (13, with_metrics, -- metric values that are gone, looked for only when the counts differ
+        (17, 'change', with_metrics,
 $ga$WITH closed AS (
     UPDATE gpuagent_store.checkpoint_metric o SET to_seq = $1
     WHERE o.to_seq IS NULL AND 'metrics' = ANY ($5)
-        AND (SELECT count(*) FROM gpuagent.metric a WHERE 'metrics' = ANY ($5))
-            <> (SELECT count(*) FROM gpuagent_store.checkpoint_metric q WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5))
+        AND $8[1] <> coalesce($7[4] - $8[3] + $8[5],
+            (SELECT count(*) FROM gpuagent_store.checkpoint_metric q WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5)))
         AND NOT EXISTS (SELECT FROM gpuagent.metric a WHERE a.id = o.id)
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (14, with_items, -- items that changed or are gone
+        (18, 'change', with_items,
 $ga$WITH closed AS (
     UPDATE gpuagent.checkpoint_item o SET to_seq = $1
     WHERE o.to_seq IS NULL AND (split_part(o.object, ':', 1) = ANY ($5) OR o.object = ANY ($6))
@@ -306,7 +328,7 @@ $ga$WITH closed AS (
                 AND ROW(l.version, l.tensor, l.biases, l.body)::record *= ROW(o.version, o.tensor, o.biases, o.body)::record)
     RETURNING gpuagent_store.item_bytes(o.tensor, o.biases, o.body) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
-        (15, with_items, -- items that are new or changed
+        (19, 'change', with_items,
 $ga$WITH added AS (
     INSERT INTO gpuagent.checkpoint_item AS o (object, part, from_seq, version, tensor, biases, body)
     SELECT l.object, l.part, $1, l.version, l.tensor, l.biases, l.body
@@ -314,9 +336,9 @@ $ga$WITH added AS (
     WHERE NOT EXISTS (SELECT FROM gpuagent.checkpoint_item q
         WHERE q.object = l.object AND q.part = l.part AND q.to_seq IS NULL)
     RETURNING gpuagent_store.item_bytes(o.tensor, o.biases, o.body) AS nbytes)
-SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$)) v (n, wanted, step)
-    WHERE wanted
+SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$)) v (n, role, wanted, step)
+    WHERE v.wanted
+    ORDER BY v.n
 $steps$;
-COMMENT ON FUNCTION gpuagent_store.capture_steps(boolean, boolean, boolean, boolean) IS
-    'statements of a checkpoint, in order; the first returns the horizon, the others rows and the change of raw bytes';
-
+COMMENT ON FUNCTION gpuagent_store.capture_steps(boolean, boolean, boolean, boolean, boolean) IS
+    'statements of a checkpoint, in order; role horizon returns that, agents, nodes, edges and metrics how many there are, change the rows and the change of bytes';

@@ -107,10 +107,10 @@ DECLARE
     horizon xid8;
     same record;
     result bigint;
-    counts bigint[];
-    changed bigint;
-    gained bigint;
-    lost bigint;
+    steps text[];
+    roles text[];
+    numbers bigint[];
+    changed record;
 BEGIN
     SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
     head := gpuagent_store.lock_checkpoints();
@@ -120,34 +120,38 @@ BEGIN
     WHERE k.horizon IS NOT NULL AND k.xid_source = source AND k.id > head.last_import
         AND gpuagent_store.scope_covers(k.objects, scope.objects)
     ORDER BY k.id DESC LIMIT 1;
-    SELECT k.id, k.raw_bytes INTO same FROM gpuagent.checkpoint k
+    SELECT k.id, k.raw_bytes, ARRAY[k.agents, k.nodes, k.edges, k.metrics] AS counts INTO same FROM gpuagent.checkpoint k
     WHERE k.id = head.last AND k.status = 'valid' AND k.objects IS NOT DISTINCT FROM scope.objects;
 
+    SELECT array_agg(s.step ORDER BY s.n), array_agg(s.role ORDER BY s.n) INTO steps, roles
+    FROM gpuagent_store.capture_steps(horizon IS NOT NULL,
+        scope.agents OR scope.prefixes <> '{}',
+        'graph' = ANY (scope.kinds) OR EXISTS (SELECT FROM unnest(scope.names) n WHERE starts_with(n, 'graph:')),
+        scope.kinds <> '{}' OR scope.names <> '{}',
+        'metrics' = ANY (scope.kinds)) s;
     result := nextval(pg_get_serial_sequence('gpuagent.checkpoint', 'id'));
-    counts := gpuagent_store.run_on_snapshot(
-        gpuagent_store.capture_steps(
-            scope.agents OR scope.prefixes <> '{}',
-            'graph' = ANY (scope.kinds) OR EXISTS (SELECT FROM unnest(scope.names) n WHERE starts_with(n, 'graph:')),
-            scope.kinds <> '{}' OR scope.names <> '{}',
-            'metrics' = ANY (scope.kinds)),
-        result, horizon, scope.agents, scope.prefixes, scope.kinds, scope.names);
-    SELECT sum(n) FILTER (WHERE i % 2 = 1), coalesce(sum(n) FILTER (WHERE i % 2 = 0 AND n > 0), 0),
-            coalesce(sum(n) FILTER (WHERE i % 2 = 0 AND n < 0), 0)
-        INTO changed, gained, lost
-        FROM unnest(counts[3:]) WITH ORDINALITY c (n, i);
-    changed := coalesce(changed, 0);
-    IF changed = 0 AND same.id IS NOT NULL
+    numbers := gpuagent_store.run_on_snapshot(steps,
+        result, horizon, scope.agents, scope.prefixes, scope.kinds, scope.names, same.counts);
+    SELECT coalesce(sum(numbers[2 * r.n - 1]) FILTER (WHERE r.role = 'change'), 0) AS rows,
+            coalesce(sum(greatest(numbers[2 * r.n], 0)) FILTER (WHERE r.role = 'change'), 0) AS gained,
+            coalesce(sum(least(numbers[2 * r.n], 0)) FILTER (WHERE r.role = 'change'), 0) AS lost,
+            sum(numbers[2 * r.n - 1]) FILTER (WHERE r.role = 'agents') AS agents,
+            sum(numbers[2 * r.n - 1]) FILTER (WHERE r.role = 'nodes') AS nodes,
+            sum(numbers[2 * r.n - 1]) FILTER (WHERE r.role = 'edges') AS edges,
+            sum(numbers[2 * r.n - 1]) FILTER (WHERE r.role = 'metrics') AS metrics
+        INTO changed FROM unnest(roles) WITH ORDINALITY r (role, n);
+    IF changed.rows = 0 AND same.id IS NOT NULL
         AND (kind = 'safety' OR (label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL)) THEN
         RETURN same.id;
     END IF;
 
-    INSERT INTO gpuagent.checkpoint (id, parent, label, kind, run, step, objects, metadata, raw_bytes, new_bytes,
-        horizon, xid_source)
+    INSERT INTO gpuagent.checkpoint (id, parent, label, kind, run, step, objects, metadata,
+        agents, nodes, edges, metrics, raw_bytes, new_bytes, horizon, xid_source)
     VALUES (result, (SELECT max(k.id) FROM gpuagent.checkpoint k), label, kind, run, step, scope.objects,
-        coalesce(metadata, '{}'),
-        CASE WHEN same.id IS NOT NULL THEN same.raw_bytes + gained + lost
+        coalesce(metadata, '{}'), changed.agents, changed.nodes, changed.edges, changed.metrics,
+        CASE WHEN same.id IS NOT NULL THEN same.raw_bytes + changed.gained + changed.lost
             ELSE gpuagent_store.checkpoint_raw_bytes(result, scope.objects) END,
-        gained, counts[1]::text::xid8, source);
+        changed.gained, numbers[1]::text::xid8, source);
     UPDATE gpuagent_store.checkpoint_head h SET last = result;
     PERFORM pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', result, 'kind', kind, 'label', label)::text);
     RETURN result;

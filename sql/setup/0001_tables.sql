@@ -180,6 +180,10 @@ CREATE TABLE gpuagent.checkpoint (
     status text NOT NULL DEFAULT 'valid' CHECK (status IN ('valid', 'damaged', 'incomplete')),
     objects text[] COLLATE "C",
     metadata jsonb NOT NULL DEFAULT '{}',
+    agents bigint,
+    nodes bigint,
+    edges bigint,
+    metrics bigint,
     raw_bytes bigint NOT NULL DEFAULT 0,
     new_bytes bigint NOT NULL DEFAULT 0,
     horizon xid8,
@@ -193,6 +197,7 @@ CREATE TABLE gpuagent.checkpoint (
 );
 COMMENT ON TABLE gpuagent.checkpoint IS 'checkpoints; objects NULL means everything; order is that of id, never of a clock';
 COMMENT ON COLUMN gpuagent.checkpoint.parent IS 'the newest checkpoint when this one was made; it may have been deleted since';
+COMMENT ON COLUMN gpuagent.checkpoint.agents IS 'with nodes, edges and metrics: how many it has; NULL: not covered, or not known of an import';
 COMMENT ON COLUMN gpuagent.checkpoint.raw_bytes IS 'bytes of the contents: rows as stored, tensors as they are without compression';
 COMMENT ON COLUMN gpuagent.checkpoint.new_bytes IS 'bytes of the rows that this checkpoint wrote; tensors were in the store already';
 COMMENT ON COLUMN gpuagent.checkpoint.horizon IS

@@ -129,7 +129,7 @@ typedef struct StepPlan
 	struct StepPlan *next;
 	SPIPlanPtr	plan;
 	int			nargs;
-	Oid			argtypes[FUNC_MAX_ARGS];
+	Oid			argtypes[FUNC_MAX_ARGS + 2];
 	char		text[FLEXIBLE_ARRAY_MEMBER];
 } StepPlan;
 
@@ -168,36 +168,96 @@ step_plan(const char *text, int nargs, Oid *argtypes)
 	return plan;
 }
 
-/* Column `column` (1-based) of the only row a step returned, as bigint; 0 when absent or NULL. */
+/* A number that a step returned in its only row, 1-based; 0 when absent or NULL. Of an array, the number of elements. */
 static int64
-step_column(int column)
+step_number(int column)
 {
 	bool		isnull;
 	Datum		value;
 
 	if (SPI_processed != 1 || SPI_tuptable->tupdesc->natts < column)
 		return 0;
-	if (SPI_gettypeid(SPI_tuptable->tupdesc, column) != INT8OID)
-		elog(ERROR, "a step must return columns of type bigint");
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
-	return isnull ? 0 : DatumGetInt64(value);
+	if (isnull)
+		return 0;
+	switch (SPI_gettypeid(SPI_tuptable->tupdesc, column))
+	{
+		case INT8OID:
+			return DatumGetInt64(value);
+		case TIDARRAYOID:
+			return ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(value)), ARR_DIMS(DatumGetArrayTypeP(value)));
+	}
+	elog(ERROR, "a step must return columns of type bigint or tid[]");
+	return 0;
+}
+
+/* The state that steps hand on: parameters, the last two of which are kept here. */
+typedef struct StepRun
+{
+	int			nargs;			/* of the caller; two more follow */
+	Oid			argtypes[FUNC_MAX_ARGS + 2];
+	Datum		values[FUNC_MAX_ARGS + 2];
+	char		nulls[FUNC_MAX_ARGS + 2];
+	Datum	   *numbers;		/* two a step */
+	int			first;			/* index of the first of those to hand on */
+	MemoryContext context;		/* outlives SPI */
+} StepRun;
+
+/* Sets the parameters that follow the caller's: numbers[first..count), and the tids of a step that returned some. */
+static void
+step_hand_on(StepRun *run, int count, bool has_tids)
+{
+	MemoryContext caller = MemoryContextSwitchTo(run->context);
+
+	run->values[run->nargs] = PointerGetDatum(construct_array(run->numbers + run->first, count - run->first, INT8OID,
+															  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	run->nulls[run->nargs] = ' ';
+	if (has_tids)
+	{
+		bool		isnull;
+		Datum		tids = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+
+		if (run->nulls[run->nargs + 1] == ' ')
+			pfree(DatumGetPointer(run->values[run->nargs + 1]));
+		run->values[run->nargs + 1] = isnull ? (Datum) 0 : PointerGetDatum(DatumGetArrayTypePCopy(tids));
+		run->nulls[run->nargs + 1] = isnull ? 'n' : ' ';
+	}
+	MemoryContextSwitchTo(caller);
+}
+
+/* Executes step number i on the snapshot. */
+static void
+step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
+{
+	SPIPlanPtr	plan = step_plan(text, run->nargs + 2, run->argtypes);
+	int			rc = SPI_execute_snapshot(plan, run->values, run->nulls, snapshot, InvalidSnapshot, false, true, 0);
+	bool		has_tids;
+
+	if (rc < 0)
+		elog(ERROR, "a step failed: %s", SPI_result_code_string(rc));
+	has_tids = rc == SPI_OK_SELECT && SPI_processed == 1 && SPI_tuptable->tupdesc->natts == 2 &&
+		SPI_gettypeid(SPI_tuptable->tupdesc, 2) == TIDARRAYOID;
+	if (has_tids)
+		run->first = 2 * i;
+	run->numbers[2 * i] = Int64GetDatum(rc == SPI_OK_SELECT ? step_number(1) : (int64) SPI_processed);
+	run->numbers[2 * i + 1] = Int64GetDatum(rc == SPI_OK_SELECT ? step_number(2) : 0);
+	step_hand_on(run, 2 * (i + 1), has_tids);
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
  * run_on_snapshot(steps text[], VARIADIC "any"): executes the statements in order, each with the remaining arguments
  * as $1, $2, ..., with the caller's rights. All of them read one snapshot, taken here, plus what earlier steps wrote.
- * Returns two numbers a step: the two columns (bigint) of the row that a SELECT returned, or rows processed and 0.
+ * Each gives two numbers: the two columns (bigint) of the row that a SELECT returned, or rows processed and 0. A step
+ * whose second column is a tid[] begins a group: later steps get the numbers of the group so far and these tids as
+ * two more parameters. Returns all numbers.
  */
 PG_FUNCTION_INFO_V1(ga_run_on_snapshot);
 Datum
 ga_run_on_snapshot(PG_FUNCTION_ARGS)
 {
-	int			nargs = PG_NARGS() - 1;
-	Oid			argtypes[FUNC_MAX_ARGS];
-	Datum		values[FUNC_MAX_ARGS];
-	char		nulls[FUNC_MAX_ARGS];
+	StepRun		run = {.nargs = PG_NARGS() - 1,.context = CurrentMemoryContext};
 	Datum	   *steps;
-	Datum	   *numbers;
 	bool	   *missing;
 	int			nsteps;
 	Snapshot	snapshot;
@@ -207,34 +267,29 @@ ga_run_on_snapshot(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("run_on_snapshot() needs steps, and parameters as separate arguments")));
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &steps, &missing, &nsteps);
-	for (int i = 0; i < nargs; i++)
+	for (int i = 0; i < run.nargs; i++)
 	{
-		argtypes[i] = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
-		nulls[i] = PG_ARGISNULL(i + 1) ? 'n' : ' ';
-		values[i] = PG_ARGISNULL(i + 1) ? (Datum) 0 : PG_GETARG_DATUM(i + 1);
+		run.argtypes[i] = get_fn_expr_argtype(fcinfo->flinfo, i + 1);
+		run.nulls[i] = PG_ARGISNULL(i + 1) ? 'n' : ' ';
+		run.values[i] = PG_ARGISNULL(i + 1) ? (Datum) 0 : PG_GETARG_DATUM(i + 1);
 	}
-	numbers = (Datum *) palloc(sizeof(Datum) * (2 * nsteps + 1));
+	run.argtypes[run.nargs] = INT8ARRAYOID;
+	run.argtypes[run.nargs + 1] = TIDARRAYOID;
+	run.nulls[run.nargs] = run.nulls[run.nargs + 1] = 'n';
+	run.numbers = (Datum *) palloc(sizeof(Datum) * (2 * nsteps + 1));
 
 	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	for (int i = 0; i < nsteps; i++)
 	{
-		int			rc;
-
 		CHECK_FOR_INTERRUPTS();
 		if (missing[i])
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a step must not be NULL")));
-		rc = SPI_execute_snapshot(step_plan(TextDatumGetCString(steps[i]), nargs, argtypes), values, nulls,
-								  snapshot, InvalidSnapshot, false, true, 0);
-		if (rc < 0)
-			elog(ERROR, "a step failed: %s", SPI_result_code_string(rc));
-		numbers[2 * i] = Int64GetDatum(rc == SPI_OK_SELECT ? step_column(1) : (int64) SPI_processed);
-		numbers[2 * i + 1] = Int64GetDatum(rc == SPI_OK_SELECT ? step_column(2) : 0);
-		SPI_freetuptable(SPI_tuptable);
+		step_execute(&run, i, TextDatumGetCString(steps[i]), snapshot);
 	}
 	SPI_finish();
 	UnregisterSnapshot(snapshot);
-	PG_RETURN_ARRAYTYPE_P(construct_array(numbers, 2 * nsteps, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+	PG_RETURN_ARRAYTYPE_P(construct_array(run.numbers, 2 * nsteps, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 										  TYPALIGN_DOUBLE));
 }
