@@ -38,7 +38,13 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM gpuagent_store.setup_step d WHERE d.step = s.step)
         ORDER BY s.step
     LOOP
-        EXECUTE todo.ddl;
+        BEGIN
+            EXECUTE todo.ddl;
+        EXCEPTION WHEN duplicate_table THEN
+            RAISE duplicate_table USING MESSAGE = SQLERRM,
+                DETAIL = 'DROP EXTENSION gpuagent CASCADE leaves tables in schema gpuagent, without the columns of its types.',
+                HINT = 'Drop them or move them to another schema, then run gpuagent.setup() again.';
+        END;
         INSERT INTO gpuagent_store.setup_step (step) VALUES (todo.step);
     END LOOP;
 END
