@@ -292,35 +292,35 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'agents:' || o.id, o.digest, d.found
     FROM gpuagent_store.checkpoint_agent o CROSS JOIN LATERAL gpuagent_store.digest(
         o.id, o.state, o.memory, o.generation, o.fitness, o.metadata, o.version, o.created_at, o.updated_at, o.origin) d (found)
-    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+    WHERE (checkpoint IS NULL OR (o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)))
         AND (agents OR o.id ^@ ANY (prefixes)) AND d.found <> o.digest
     UNION ALL
     SELECT 'graph:' || o.graph || ' node ' || o.id, o.digest, d.found
     FROM gpuagent_store.checkpoint_node o CROSS JOIN LATERAL gpuagent_store.digest(
         o.graph, o.id, o.embedding, o.metadata, o.created_at) d (found)
-    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+    WHERE (checkpoint IS NULL OR (o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)))
         AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)) AND d.found <> o.digest
     UNION ALL
     SELECT 'graph:' || o.graph || ' edge ' || o.source || ' ' || o.target, o.digest, d.found
     FROM gpuagent_store.checkpoint_edge o CROSS JOIN LATERAL gpuagent_store.digest(
         o.graph, o.source, o.target, o.edge_type, o.weight, o.metadata, o.created_at) d (found)
-    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+    WHERE (checkpoint IS NULL OR (o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)))
         AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)) AND d.found <> o.digest
     UNION ALL
     SELECT 'metrics ' || o.id, o.digest, d.found
     FROM gpuagent_store.checkpoint_metric o CROSS JOIN LATERAL gpuagent_store.digest(
         o.id, o.run, o.key, o.step, o.value, o.object, o.recorded_at, o.created_at) d (found)
-    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+    WHERE (checkpoint IS NULL OR (o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)))
         AND 'metrics' = ANY (kinds) AND d.found <> o.digest
     UNION ALL
     SELECT concat_ws(' ', o.object, nullif(o.part, '')), o.digest, d.found
     FROM gpuagent.checkpoint_item o CROSS JOIN LATERAL gpuagent_store.digest(
         o.object, o.part, o.version, o.tensor, o.biases, o.body) d (found)
-    WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
+    WHERE (checkpoint IS NULL OR (o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)))
         AND (split_part(o.object, ':', 1) = ANY (kinds) OR o.object = ANY (names)) AND d.found <> o.digest
 $$;
 COMMENT ON FUNCTION gpuagent_store.damaged_rows(bigint, boolean, text[], text[], text[]) IS
-    'rows of a checkpoint whose digest is not that of their columns';
+    'rows of a checkpoint (NULL: of any) whose digest is not that of their columns';
 
 -- Imports. Between the two calls the importer inserts open rows (from_seq = the checkpoint, to_seq NULL) into
 -- checkpoint_item, checkpoint_agent, checkpoint_node, checkpoint_edge and checkpoint_metric, in the same transaction.
@@ -385,7 +385,7 @@ BEGIN
         AND (objects IS NULL OR gpuagent_store.scope_covers(k.objects, objects))
     ORDER BY k.id DESC LIMIT 1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no valid checkpoint%', ' of ' || array_to_string(objects, ', ')
+        RAISE EXCEPTION 'there is no valid checkpoint%', coalesce(' of ' || array_to_string(objects, ', '), '')
             USING ERRCODE = '42704', HINT = 'Make one with gpuagent.create_checkpoint().';
     END IF;
     RETURN result;

@@ -109,31 +109,12 @@ COMMENT ON FUNCTION gpuagent_store.safetensors_header(text, bytea) IS
     'tensors of a safetensors file (path) or value (data) in the order of their data; first = their first byte in the file, from 0';
 
 -- FILES: one expert
-CREATE FUNCTION gpuagent_store.safetensors_plan(expert text, version bigint,
-    OUT names text[], OUT tensors bytea[], OUT keys text[], OUT vals text[])
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    e record;
-    bias_names jsonb;
-    layer_metadata jsonb;
-    pairs jsonb;
-BEGIN
-    PERFORM gpuagent_store.require_setup();
-    PERFORM gpuagent_store.require_name('expert', $1);
-    SELECT * INTO e FROM gpuagent.expert x WHERE x.expert = $1;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'expert "%" does not exist', $1 USING ERRCODE = 'undefined_object';
-    END IF;
-    IF $2 > e.version OR $2 < 1 THEN
-        RAISE EXCEPTION 'expert "%" has no version %', $1, $2
-            USING ERRCODE = 'undefined_object', DETAIL = format('Its newest version is %s.', e.version);
-    END IF;
-
-    -- Biases are called LAYER.bias unless a layer has that name; __metadata__ tells which tensors are biases.
+CREATE FUNCTION gpuagent_store.layer_tensors(expert text, version bigint, checkpoint bigint,
+    OUT names text[], OUT tensors bytea[], OUT biases jsonb, OUT layers jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     WITH layer AS MATERIALIZED (
         SELECT h.layer_name AS name, h.weights, h.biases, h.metadata
-        FROM gpuagent_store.weight_hashes($1, NULL, $2, NULL) h WHERE h.weights IS NOT NULL
+        FROM gpuagent_store.weight_hashes($1, NULL, $2, $3) h WHERE h.weights IS NOT NULL
     ), bias AS (
         SELECT l.name AS layer, l.biases, CASE
             WHEN a.name IS NULL THEN l.name || '.bias'
@@ -149,27 +130,52 @@ BEGIN
     SELECT (SELECT array_agg(n.name ORDER BY n.name) FROM entry n), (SELECT array_agg(n.tensor ORDER BY n.name) FROM entry n),
         (SELECT jsonb_object_agg(b.name, b.layer) FROM bias b),
         (SELECT jsonb_object_agg(l.name, l.metadata) FROM layer l WHERE l.metadata <> '{}')
-        INTO safetensors_plan.names, safetensors_plan.tensors, bias_names, layer_metadata;
-    IF names IS NULL THEN
+$$;
+COMMENT ON FUNCTION gpuagent_store.layer_tensors(text, bigint, bigint) IS
+    'tensors of an expert as of a version or a checkpoint under names that are unique: a layer''s name, its biases LAYER.bias unless a layer is called so; biases maps their names to layers, layers has metadata by layer; NULL when there are none';
+
+CREATE FUNCTION gpuagent_store.safetensors_pairs(metadata jsonb, own jsonb, OUT keys text[], OUT vals text[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(p.key ORDER BY p.key COLLATE "C"), array_agg(p.value ORDER BY p.key COLLATE "C")
+    FROM (SELECT 'format' AS key, 'pt' AS value
+          WHERE COALESCE(jsonb_typeof($1 -> 'format') <> 'string', true)
+          UNION ALL
+          SELECT m.key, m.value #>> '{}' FROM jsonb_each($1) m
+          WHERE jsonb_typeof(m.value) = 'string' AND m.key NOT LIKE 'gpuagent.%'
+          UNION ALL
+          SELECT 'gpuagent.' || o.key, o.value #>> '{}' FROM jsonb_each($2) o WHERE jsonb_typeof(o.value) <> 'null') p
+$$;
+COMMENT ON FUNCTION gpuagent_store.safetensors_pairs(jsonb, jsonb) IS
+    'the __metadata__ of a safetensors file, whose values are strings: strings of metadata as they are, then own under gpuagent.KEY, what is typed as JSON text';
+
+CREATE FUNCTION gpuagent_store.safetensors_plan(expert text, version bigint,
+    OUT names text[], OUT tensors bytea[], OUT keys text[], OUT vals text[])
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    e record;
+    t record;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('expert', $1);
+    SELECT * INTO e FROM gpuagent.expert x WHERE x.expert = $1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'expert "%" does not exist', $1 USING ERRCODE = 'undefined_object';
+    END IF;
+    IF $2 > e.version OR $2 < 1 THEN
+        RAISE EXCEPTION 'expert "%" has no version %', $1, $2
+            USING ERRCODE = 'undefined_object', DETAIL = format('Its newest version is %s.', e.version);
+    END IF;
+    SELECT * INTO t FROM gpuagent_store.layer_tensors($1, $2, NULL);
+    IF t.names IS NULL THEN
         RAISE EXCEPTION 'expert "%" has no weights at version %', $1, COALESCE($2, e.version) USING ERRCODE = 'undefined_object';
     END IF;
-
-    -- Values in __metadata__ are strings; what is typed stands under gpuagent.* as JSON.
-    SELECT jsonb_object_agg(m.key, m.value) INTO pairs FROM jsonb_each(e.metadata) m
-        WHERE jsonb_typeof(m.value) = 'string' AND m.key NOT LIKE 'gpuagent.%';
-    pairs := jsonb_build_object('format', 'pt') || COALESCE(pairs, '{}') || jsonb_build_object(
-        'gpuagent.expert', $1, 'gpuagent.version', COALESCE($2, e.version)::text,
-        'gpuagent.metadata', e.metadata::text,
-        'gpuagent.config', jsonb_strip_nulls(jsonb_build_object('domain', e.domain, 'parameter_count', e.parameter_count,
-            'learning_rate', e.learning_rate, 'architecture', e.architecture))::text);
-    IF bias_names IS NOT NULL THEN
-        pairs := pairs || jsonb_build_object('gpuagent.biases', bias_names::text);
-    END IF;
-    IF layer_metadata IS NOT NULL THEN
-        pairs := pairs || jsonb_build_object('gpuagent.layers', layer_metadata::text);
-    END IF;
-    SELECT array_agg(p.key ORDER BY p.key COLLATE "C"), array_agg(p.value ORDER BY p.key COLLATE "C")
-        INTO safetensors_plan.keys, safetensors_plan.vals FROM jsonb_each_text(pairs) p;
+    names := t.names;
+    tensors := t.tensors;
+    SELECT p.keys, p.vals INTO safetensors_plan.keys, safetensors_plan.vals
+        FROM gpuagent_store.safetensors_pairs(e.metadata, jsonb_build_object('expert', $1, 'version', COALESCE($2, e.version),
+            'metadata', e.metadata, 'config', jsonb_strip_nulls(jsonb_build_object('domain', e.domain, 'parameter_count', e.parameter_count,
+            'learning_rate', e.learning_rate, 'architecture', e.architecture)), 'biases', t.biases, 'layers', t.layers)) p;
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.safetensors_plan(text, bigint) IS

@@ -59,12 +59,15 @@ COMMENT ON FUNCTION gpuagent.check_setup() IS
 CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN p.proname = ANY ('{setup,grant_access,export_checkpoint,import_checkpoint,export_safetensors,restore_checkpoint,
+        WHEN p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
+        WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
-            delete_knowledge_graph,prune_swarm,prune_weights,export_tensors,write_safetensors,write_lines,write_text,
-            replace_text,temp_create,temp_publish,path_rename,storage_path}'::text[]) THEN 'admin'
+            delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
+            write_export,read_export,is_exported,replace_text,temp_create,temp_publish,path_rename}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%' OR p.proname IN ('renew_handle', 'sync_swarm') THEN 'map'
-        WHEN p.provolatile IN ('i', 's') OR p.proname IN ('tensor_problem', 'verify_checkpoint', 'verify_integrity') THEN 'read'
+        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{tensor_problem,tensor_gap,tensor_nonfinite,
+            verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
+            file_size,file_sha256,safetensors_header}'::text[]) THEN 'read'
         ELSE 'write'
     END
     FROM pg_proc p WHERE p.oid = $1

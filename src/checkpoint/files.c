@@ -304,7 +304,7 @@ PG_FUNCTION_INFO_V1(ga_path_exists_sql);
 Datum
 ga_path_exists_sql(PG_FUNCTION_ARGS)
 {
-	ga_files_require_read();
+	ga_files_require_any();
 	PG_RETURN_BOOL(ga_path_exists(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 }
 
@@ -317,7 +317,7 @@ ga_list_folder(PG_FUNCTION_ARGS)
 	char	  **names;
 	int			count;
 
-	ga_files_require_read();
+	ga_files_require_any();
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	names = ga_dir_list(text_to_cstring(PG_GETARG_TEXT_PP(0)), &count);
 	for (int i = 0; i < count; i++)
@@ -338,7 +338,7 @@ ga_file_size_sql(PG_FUNCTION_ARGS)
 	GaFile	   *file;
 	uint64		size;
 
-	ga_files_require_read();
+	ga_files_require_any();
 	file = ga_file_open(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	size = ga_file_size(file);
 	ga_file_close(file);
@@ -352,7 +352,7 @@ ga_file_sha256(PG_FUNCTION_ARGS)
 {
 	uint8		sha256[GA_SHA256_LEN];
 
-	ga_files_require_read();
+	ga_files_require_any();
 	(void) ga_file_hash(text_to_cstring(PG_GETARG_TEXT_PP(0)), sha256);
 	PG_RETURN_TEXT_P(cstring_to_text(ga_sha256_text(sha256)));
 }
@@ -362,6 +362,6 @@ PG_FUNCTION_INFO_V1(ga_storage_path_sql);
 Datum
 ga_storage_path_sql(PG_FUNCTION_ARGS)
 {
-	ga_files_require_read();
+	ga_files_require_any();
 	PG_RETURN_TEXT_P(cstring_to_text(ga_storage_path()));
 }

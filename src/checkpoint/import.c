@@ -258,13 +258,17 @@ put_tensor_rows(FunctionCallInfo fcinfo, int dtype, int rank, RowMaker make)
 				 errmsg("tensor \"%s\" of file \"%s\" is %s%s, which these rows are not made of", name, path,
 						ga_dtype_name(tensor->dtype), ga_shape_text(tensor->ndim, tensor->dims))));
 	width = tensor->dims[0] == 0 ? 0 : tensor->nbytes / tensor->dims[0];
+	if (width == 0 && tensor->dims[0] > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("rows of tensor \"%s\" of file \"%s\" have no bytes", name, path)));
 	if (width > ga_kind_agent_state.max_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("rows of tensor \"%s\" of file \"%s\" have " UINT64_FORMAT " bytes", name, path, width)));
 
 	/* Whole rows, about a piece of them at a time. */
-	block = width == 0 ? PIECE : Max(1, PIECE / width);
+	block = width == 0 ? 1 : Max(1, PIECE / width);
 	buffer = palloc(Max(1, block * width));
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "row of a tensor", ALLOCSET_DEFAULT_SIZES);
 	for (int64 row = 0; row < tensor->dims[0]; row += block)

@@ -66,6 +66,13 @@ ga_files_require_write(void)
 	require_role(ROLE_PG_WRITE_SERVER_FILES, "pg_write_server_files");
 }
 
+void
+ga_files_require_any(void)
+{
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
+		ga_files_require_read();
+}
+
 static bool
 is_safe(char c)
 {

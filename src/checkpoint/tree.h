@@ -21,6 +21,9 @@
 extern void ga_files_require_read(void);
 extern void ga_files_require_write(void);
 
+/* ERROR 42501 without one of the two; for names, sizes and hashes of files. */
+extern void ga_files_require_any(void);
+
 /* ERROR 22023 for a path that the policy refuses. Every function below checks its paths itself. */
 extern void ga_path_check(const char *path);
 

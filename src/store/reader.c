@@ -136,22 +136,36 @@ ga_reader_close(GaReader *reader)
 	pfree(reader);
 }
 
-/* Reads every chunk with its hash checked; throws XX001 or 42704. */
+/* Reads every chunk with its hash checked, or (!contents) looks only whether it has a row of its size; throws XX001 or 42704. */
 static void
-verify_tensor(const GaHash *tensor)
+verify_tensor(const GaHash *tensor, bool contents)
 {
 	GaReader   *reader = ga_reader_open(tensor);
 	char	   *buffer = palloc(GA_CHUNK_SIZE);
 
 	for (uint64 i = 0; i < reader->nchunks; i++)
-		ga_reader_read(reader, i * GA_CHUNK_SIZE, ga_tree_span(reader->nbytes, 0, i), buffer, true);
+	{
+		uint64		size = ga_tree_span(reader->nbytes, 0, i);
+		GaHash		hash;
+
+		if (contents)
+		{
+			ga_reader_read(reader, i * GA_CHUNK_SIZE, size, buffer, true);
+			continue;
+		}
+		ga_reader_chunk_hash(reader, i, &hash);
+		if (ga_chunk_size(&hash) != size)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("chunk %s of the store is missing or has another size", ga_hash_text(&hash))));
+	}
 	pfree(buffer);
 	ga_reader_close(reader);
 }
 
 /* The checks throw; a subtransaction turns that into an answer. Anything but damage (cancel, I/O) is passed on. */
 char *
-ga_tensor_problem(const GaHash *tensor)
+ga_tensor_problem(const GaHash *tensor, bool contents)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -161,7 +175,7 @@ ga_tensor_problem(const GaHash *tensor)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		verify_tensor(tensor);
+		verify_tensor(tensor, contents);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

@@ -143,7 +143,10 @@ extern void ga_reader_root(GaReader *reader, GaHash *root);
 /* Hash of the i-th chunk (0-based). */
 extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);
 
-/* NULL when every row below the tensor is present, decodes and has its hash; else what is wrong. */
-extern char *ga_tensor_problem(const GaHash *tensor);
+/*
+ * NULL when every row below the tensor is present and, with `contents`, decodes
+ * and has its hash; else what is wrong.
+ */
+extern char *ga_tensor_problem(const GaHash *tensor, bool contents);
 
 #endif							/* GA_STORE_H */

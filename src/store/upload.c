@@ -540,7 +540,7 @@ ga_tensor_problem_sql(PG_FUNCTION_ARGS)
 
 	ga_hash_from_datum(PG_GETARG_DATUM(0), &hash);
 	connect_spi_fresh();
-	problem = ga_tensor_problem(&hash);
+	problem = ga_tensor_problem(&hash, true);
 	if (problem)
 		problem = MemoryContextStrdup(result, problem);
 	finish_spi_fresh();

@@ -1,0 +1,459 @@
+
+-- FILES: a checkpoint as a folder nvme_storage/ckpt-SEQ-ID. Each export_* function writes the files of one part into a
+-- private folder and returns its section of the manifest: {"object", "files": [{"name", "nbytes", "sha256", "items"}],
+-- "tensors": [{"name", "dtype", "shape", "hash"}], ...}.
+CREATE FUNCTION gpuagent_store.tensor_json(data gpuagent.agent_state) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('dtype', gpuagent.dtype(data), 'shape', gpuagent.shape(data),
+        'data', translate(encode(gpuagent.tensor_bytes(data), 'base64'), E'\n', ''))
+$$;
+COMMENT ON FUNCTION gpuagent_store.tensor_json(gpuagent.agent_state) IS
+    'a tensor in a line of JSON: dtype, shape and its raw bytes in base64';
+
+CREATE FUNCTION gpuagent_store.json_tensor(data jsonb) RETURNS gpuagent.agent_state
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT gpuagent.tensor(data ->> 'dtype', ARRAY(SELECT jsonb_array_elements_text(data -> 'shape')::bigint),
+        decode(data ->> 'data', 'base64'))::gpuagent.agent_state
+    WHERE jsonb_typeof(data) = 'object'
+$$;
+COMMENT ON FUNCTION gpuagent_store.json_tensor(jsonb) IS 'inverse of tensor_json; NULL for what is not an object';
+
+CREATE FUNCTION gpuagent_store.within_checkpoint(checkpoint bigint) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('o.from_seq <= %1$s AND (o.to_seq IS NULL OR %1$s < o.to_seq)', checkpoint)
+$$;
+COMMENT ON FUNCTION gpuagent_store.within_checkpoint(bigint) IS
+    'condition on rows o of checkpoint_agent and its sisters: they belong to the checkpoint if it covers them';
+
+CREATE FUNCTION gpuagent_store.manifest_file(folder text, file text, items bigint, nbytes bigint, sha256 text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('name', substr(file, length(folder) + 2), 'items', items, 'nbytes', nbytes, 'sha256', sha256)
+$$;
+COMMENT ON FUNCTION gpuagent_store.manifest_file(text, text, bigint, bigint, text) IS
+    'a file''s entry in a manifest, its name without the folder';
+
+CREATE FUNCTION gpuagent_store.export_lines(folder text, name text, query text) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT gpuagent_store.manifest_file(folder, w.file, w.items, w.nbytes, w.sha256)
+    FROM gpuagent_store.write_lines(folder || '/' || name, query) w
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_lines(text, text, text) IS 'write_lines, with the file''s entry in a manifest as result';
+
+-- tensors: [{"name", "hash"}] of the store or [{"name", "dtype", "shape", "query"}].
+CREATE FUNCTION gpuagent_store.export_queries(folder text, name text, tensors jsonb, metadata jsonb) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT gpuagent_store.manifest_file(folder, w.file, w.items, w.nbytes, w.sha256)
+    FROM (SELECT array_agg(t ->> 'name' ORDER BY i) AS names, array_agg(decode(t ->> 'hash', 'hex') ORDER BY i) AS hashes,
+              array_agg(t ->> 'dtype' ORDER BY i) AS dtypes,
+              array_agg(translate(t ->> 'shape', '[] ', '{}') ORDER BY i) AS shapes, array_agg(t ->> 'query' ORDER BY i) AS queries
+          FROM jsonb_array_elements(tensors) WITH ORDINALITY e (t, i)) a,
+        gpuagent_store.safetensors_pairs('{}', metadata) p,
+        gpuagent_store.write_safetensors(folder || '/' || name, a.names, a.hashes, a.dtypes, a.shapes, a.queries, p.keys, p.vals) w
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_queries(text, text, jsonb, jsonb) IS
+    'write_safetensors of tensors described in JSON, with the file''s entry in a manifest as result';
+
+CREATE FUNCTION gpuagent_store.manifest_tensors(tensors jsonb) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(jsonb_agg(jsonb_build_object('name', e.t -> 'name', 'dtype', COALESCE(e.t -> 'dtype', to_jsonb(s.dtype)),
+        'shape', COALESCE(e.t -> 'shape', to_jsonb(s.shape)), 'hash', e.t -> 'hash') ORDER BY e.i), '[]')
+    FROM jsonb_array_elements(tensors) WITH ORDINALITY e (t, i)
+    LEFT JOIN LATERAL (SELECT t.dtype, t.shape FROM gpuagent_store.tensor t WHERE t.hash = decode(e.t ->> 'hash', 'hex') LIMIT 1) s ON true
+$$;
+COMMENT ON FUNCTION gpuagent_store.manifest_tensors(jsonb) IS
+    'tensors of a section of a manifest: name, dtype, shape, and hash where the store has it';
+
+CREATE FUNCTION gpuagent_store.export_agents(checkpoint bigint, folder text, scope text[]) RETURNS SETOF jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s record;
+    g record;
+    here text;
+    belongs text;
+    others text := 'true';
+    n bigint;
+    tensors jsonb;
+    files jsonb;
+BEGIN
+    SELECT * INTO s FROM gpuagent_store.checkpoint_scope(scope);
+    IF NOT s.agents AND s.prefixes = '{}' THEN
+        RETURN;
+    END IF;
+    here := format('%s AND (%L OR o.id ^@ ANY (%L::text[]))', gpuagent_store.within_checkpoint(checkpoint), s.agents, s.prefixes);
+    EXECUTE format('SELECT count(*) FROM gpuagent_store.checkpoint_agent o WHERE %s', here) INTO n;
+    -- Agents of one shape are the rows of one matrix; the most frequent shapes get files of their own.
+    FOR g IN EXECUTE format($q$
+        SELECT row_number() OVER (ORDER BY count(*) DESC, min(o.id)) AS k, count(*) AS n, t.*
+        FROM gpuagent_store.checkpoint_agent o, LATERAL (SELECT gpuagent.dtype(o.state), gpuagent.shape(o.state),
+            gpuagent.dtype(o.memory), gpuagent.shape(o.memory)) t (sd, ss, md, ms)
+        WHERE %s AND cardinality(COALESCE(ss, '{}')) < 8 AND cardinality(COALESCE(ms, '{}')) < 8
+            AND COALESCE(0 <> ALL (ss), true) AND COALESCE(0 <> ALL (ms), true)
+        GROUP BY sd, ss, md, ms ORDER BY k LIMIT 16$q$, here)
+    LOOP
+        belongs := format('ROW(gpuagent.dtype(o.state), gpuagent.shape(o.state), gpuagent.dtype(o.memory), gpuagent.shape(o.memory))'
+            ' IS NOT DISTINCT FROM ROW(%L::text, %L::bigint[], %L::text, %L::bigint[])', g.sd, g.ss, g.md, g.ms);
+        SELECT jsonb_agg(jsonb_build_object('name', c.name, 'dtype', c.dtype, 'shape', c.shape, 'query',
+                format('SELECT o.%I FROM gpuagent_store.checkpoint_agent o WHERE %s AND %s ORDER BY o.id', c.name, here, belongs)))
+            INTO tensors
+            FROM (VALUES ('state', g.sd, g.n || g.ss), ('memory', g.md, g.n || g.ms), ('generation', 'I64', ARRAY[g.n]),
+                      ('fitness', 'F64', ARRAY[g.n]), ('version', 'I64', ARRAY[g.n])) c (name, dtype, shape)
+            WHERE c.dtype IS NOT NULL;
+        files := jsonb_build_array(
+            gpuagent_store.export_queries(folder, format('agents-%s.safetensors', g.k), tensors, '{"rows": "agents"}'),
+            gpuagent_store.export_lines(folder, format('agents-%s.jsonl', g.k), format($q$
+                SELECT jsonb_build_object('id', o.id, 'metadata', o.metadata, 'created_at', o.created_at, 'updated_at', o.updated_at,
+                    'origin', o.origin, 'digest', encode(o.digest, 'hex'))::text
+                FROM gpuagent_store.checkpoint_agent o WHERE %s AND %s ORDER BY o.id$q$, here, belongs)));
+        RETURN NEXT jsonb_build_object('object', 'agents', 'files', files, 'tensors', gpuagent_store.manifest_tensors(tensors));
+        others := others || ' AND NOT ' || belongs;
+        n := n - g.n;
+    END LOOP;
+    IF n = 0 THEN
+        RETURN;
+    END IF;
+    files := jsonb_build_array(gpuagent_store.export_lines(folder, 'agents-others.jsonl', format($q$
+        SELECT jsonb_build_object('id', o.id, 'metadata', o.metadata, 'created_at', o.created_at, 'updated_at', o.updated_at,
+            'origin', o.origin, 'digest', encode(o.digest, 'hex'), 'generation', o.generation, 'fitness', o.fitness::text,
+            'version', o.version, 'state', gpuagent_store.tensor_json(o.state), 'memory', gpuagent_store.tensor_json(o.memory))::text
+        FROM gpuagent_store.checkpoint_agent o WHERE %s AND %s ORDER BY o.id$q$, here, others)));
+    RETURN NEXT jsonb_build_object('object', 'agents', 'files', files, 'tensors', '[]'::jsonb);
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_agents(bigint, text, text[]) IS
+    'writes the agents of a checkpoint: a pair of files for each of the 16 most frequent shapes, the others as lines';
+
+CREATE FUNCTION gpuagent_store.export_graph(checkpoint bigint, folder text, graph text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stem text := 'graph-' || gpuagent_store.path_encode(graph);
+    here text := format('%s AND o.graph = %L', gpuagent_store.within_checkpoint(checkpoint), graph);
+    numbered text := format('(SELECT o.id, row_number() OVER (ORDER BY o.id) - 1 AS i, o.embedding FROM gpuagent_store.checkpoint_node o WHERE %s)', here);
+    nodes bigint;
+    edges bigint;
+    types jsonb;
+    main record;
+    is_main text;
+    tensors jsonb;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM gpuagent_store.checkpoint_node o WHERE %s', here) INTO nodes;
+    EXECUTE format('SELECT count(*), COALESCE(jsonb_agg(DISTINCT o.edge_type), ''[]'') FROM gpuagent_store.checkpoint_edge o WHERE %s', here)
+        INTO edges, types;
+    EXECUTE format('SELECT gpuagent.dtype(o.embedding) AS dtype, gpuagent.vector_dims(o.embedding) AS dim, count(*) AS n
+        FROM gpuagent_store.checkpoint_node o WHERE %s AND o.embedding IS NOT NULL GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 1', here)
+        INTO main;
+    is_main := format('COALESCE(gpuagent.dtype(o.embedding) = %L AND gpuagent.vector_dims(o.embedding) = %L, false)', main.dtype, main.dim);
+    SELECT jsonb_agg(jsonb_build_object('name', t.name, 'dtype', t.dtype, 'shape', t.shape, 'query', t.query)) INTO tensors FROM (VALUES
+        ('row_offsets', 'I64', ARRAY[nodes + 1], format(
+            'SELECT 0::bigint AS x, NULL::text COLLATE "C" AS id UNION ALL
+             SELECT sum(count(o.source)) OVER (ORDER BY n.id)::bigint, n.id
+             FROM %s n LEFT JOIN (SELECT o.source FROM gpuagent_store.checkpoint_edge o WHERE %s) o ON o.source = n.id
+             GROUP BY n.id ORDER BY id NULLS FIRST', numbered, here)),
+        ('col_indices', 'I64', ARRAY[edges], format(
+            'SELECT n.i FROM gpuagent_store.checkpoint_edge o JOIN %s n ON n.id = o.target WHERE %s
+             ORDER BY o.source, o.target, o.edge_type', numbered, here)),
+        ('weights', 'F64', ARRAY[edges], format(
+            'SELECT o.weight FROM gpuagent_store.checkpoint_edge o WHERE %s ORDER BY o.source, o.target, o.edge_type', here)),
+        ('edge_types', 'I64', ARRAY[edges], format(
+            'SELECT dense_rank() OVER (ORDER BY o.edge_type) - 1 FROM gpuagent_store.checkpoint_edge o WHERE %s
+             ORDER BY o.source, o.target, o.edge_type', here)),
+        ('embeddings', main.dtype, ARRAY[main.n, main.dim], format(
+            'SELECT o.embedding FROM gpuagent_store.checkpoint_node o WHERE %s AND %s ORDER BY o.id', here, is_main)),
+        ('embedding_nodes', CASE WHEN main.n IS NOT NULL THEN 'I64' END, ARRAY[main.n], format(
+            'SELECT o.i FROM %s o WHERE %s ORDER BY o.id', numbered, is_main))) t (name, dtype, shape, query)
+        WHERE t.dtype IS NOT NULL;
+    RETURN jsonb_build_object('object', 'graph:' || graph, 'tensors', gpuagent_store.manifest_tensors(tensors), 'files', jsonb_build_array(
+        gpuagent_store.export_queries(folder, stem || '.safetensors', tensors, jsonb_build_object('graph', graph, 'edge_types', types)),
+        gpuagent_store.export_lines(folder, stem || '.nodes.jsonl', format($q$
+            SELECT jsonb_build_object('id', o.id, 'metadata', o.metadata, 'created_at', o.created_at, 'digest', encode(o.digest, 'hex'),
+                'embedding', CASE WHEN %s THEN to_jsonb(true) ELSE gpuagent_store.tensor_json(o.embedding::gpuagent.agent_state) END)::text
+            FROM gpuagent_store.checkpoint_node o WHERE %s ORDER BY o.id$q$, is_main, here)),
+        gpuagent_store.export_lines(folder, stem || '.edges.jsonl', format($q$
+            SELECT jsonb_build_object('source', o.source, 'target', o.target, 'edge_type', o.edge_type, 'metadata', o.metadata,
+                'created_at', o.created_at, 'digest', encode(o.digest, 'hex'))::text
+            FROM gpuagent_store.checkpoint_edge o WHERE %s ORDER BY o.source, o.target, o.edge_type$q$, here))));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_graph(bigint, text, text) IS
+    'writes a graph of a checkpoint: compressed sparse rows, weights, codes of edge types and embeddings as tensors, the rest as lines';
+
+CREATE FUNCTION gpuagent_store.export_swarm(item jsonb, folder text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    swarm text := substr(item ->> 'object', 7);
+    tensors jsonb := jsonb_build_array(jsonb_build_object('name', 'data', 'hash', item ->> 'tensor'));
+BEGIN
+    RETURN jsonb_build_object('object', item -> 'object', 'tensors', gpuagent_store.manifest_tensors(tensors), 'files', jsonb_build_array(
+        gpuagent_store.export_queries(folder, 'swarm-' || gpuagent_store.path_encode(swarm) || '.safetensors', tensors,
+            jsonb_build_object('swarm', swarm, 'version', item -> 'version', 'metadata', item #> '{body,version_metadata}'))));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_swarm(jsonb, text) IS
+    'writes a swarm of a checkpoint as a file of one tensor, data';
+
+CREATE FUNCTION gpuagent_store.export_expert(checkpoint bigint, item jsonb, folder text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    expert text := substr(item ->> 'object', 8);
+    config jsonb := item -> 'body';
+    t record;
+    files jsonb;
+    entries jsonb;
+BEGIN
+    SELECT * INTO t FROM gpuagent_store.layer_tensors(expert, NULL, checkpoint);
+    IF t.names IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT jsonb_agg(gpuagent_store.manifest_file(folder, x.file, x.items, x.nbytes, x.sha256)) INTO files
+        FROM gpuagent_store.safetensors_pairs(config -> 'metadata', jsonb_build_object('expert', expert,
+                'metadata', config -> 'metadata', 'config', jsonb_strip_nulls(config - '{metadata,created_at}'::text[]),
+                'biases', t.biases, 'layers', t.layers)) p,
+            gpuagent_store.export_tensors(folder || '/expert-' || gpuagent_store.path_encode(expert), t.names, t.tensors,
+                p.keys, p.vals, false, 5000000000) x;
+    SELECT jsonb_agg(jsonb_build_object('name', n, 'hash', encode(h, 'hex'))) INTO entries FROM unnest(t.names, t.tensors) u (n, h);
+    RETURN jsonb_build_object('object', item -> 'object', 'files', files, 'tensors', gpuagent_store.manifest_tensors(entries));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_expert(bigint, jsonb, text) IS
+    'writes the layers of an expert of a checkpoint as export_safetensors would; NULL when it has none';
+
+CREATE FUNCTION gpuagent_store.export_items(checkpoint bigint, folder text, scope text[]) RETURNS SETOF jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here text := format('%s AND gpuagent_store.object_covered(%L::text[], o.object)', gpuagent_store.within_checkpoint(checkpoint), scope);
+    item jsonb;
+    section jsonb;
+BEGIN
+    FOR item IN EXECUTE format($q$
+        SELECT jsonb_build_object('object', o.object, 'version', o.version, 'tensor', encode(o.tensor, 'hex'), 'body', o.body)
+        FROM gpuagent.checkpoint_item o WHERE %s AND o.part IN ('', 'config') ORDER BY o.object$q$, here)
+    LOOP
+        section := CASE
+            WHEN starts_with(item ->> 'object', 'graph:') THEN gpuagent_store.export_graph(checkpoint, folder, substr(item ->> 'object', 7))
+            WHEN starts_with(item ->> 'object', 'expert:') THEN gpuagent_store.export_expert(checkpoint, item, folder)
+            WHEN item ->> 'tensor' IS NOT NULL THEN gpuagent_store.export_swarm(item, folder) END;
+        IF section IS NOT NULL THEN
+            RETURN NEXT section;
+        END IF;
+    END LOOP;
+    RETURN NEXT jsonb_build_object('object', 'items', 'tensors', '[]'::jsonb, 'files', jsonb_build_array(
+        gpuagent_store.export_lines(folder, 'items.jsonl', format($q$
+            SELECT jsonb_build_object('object', o.object, 'part', o.part, 'version', o.version, 'tensor', encode(o.tensor, 'hex'),
+                'biases', encode(o.biases, 'hex'), 'body', o.body, 'digest', encode(o.digest, 'hex'))::text
+            FROM gpuagent.checkpoint_item o WHERE %s ORDER BY o.object, o.part$q$, here))));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_items(bigint, text, text[]) IS
+    'writes the graphs, swarms and experts of a checkpoint, and its items as lines';
+
+CREATE FUNCTION gpuagent_store.export_metrics(checkpoint bigint, folder text, scope text[]) RETURNS SETOF jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here text := gpuagent_store.within_checkpoint(checkpoint);
+    n bigint;
+    tensors jsonb;
+BEGIN
+    IF NOT gpuagent_store.object_covered(scope, 'metrics') THEN
+        RETURN;
+    END IF;
+    EXECUTE format('SELECT count(*) FROM gpuagent_store.checkpoint_metric o WHERE %s', here) INTO n;
+    SELECT jsonb_agg(jsonb_build_object('name', c.name, 'dtype', c.dtype, 'shape', ARRAY[n], 'query',
+            format('SELECT o.%I FROM gpuagent_store.checkpoint_metric o WHERE %s ORDER BY o.id', c.name, here)))
+        INTO tensors FROM (VALUES ('id', 'I64'), ('step', 'I64'), ('value', 'F64')) c (name, dtype);
+    RETURN NEXT jsonb_build_object('object', 'metrics', 'tensors', gpuagent_store.manifest_tensors(tensors), 'files', jsonb_build_array(
+        gpuagent_store.export_queries(folder, 'metrics.safetensors', tensors, '{"rows": "metrics"}'),
+        gpuagent_store.export_lines(folder, 'metrics.jsonl', format($q$
+            SELECT jsonb_build_object('run', o.run, 'key', o.key, 'object', o.object, 'recorded_at', o.recorded_at,
+                'created_at', o.created_at, 'digest', encode(o.digest, 'hex'))::text
+            FROM gpuagent_store.checkpoint_metric o WHERE %s ORDER BY o.id$q$, here))));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_metrics(bigint, text, text[]) IS 'writes the metric values of a checkpoint';
+
+-- A manifest is three lines that together are JSON: the second is the content, the third has its SHA-256.
+CREATE FUNCTION gpuagent_store.manifest_text(content jsonb) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT E'{"manifest":\n' || content::text || E'\n,"sha256":"' || encode(sha256(convert_to(content::text, 'UTF8')), 'hex') || E'"}\n'
+$$;
+COMMENT ON FUNCTION gpuagent_store.manifest_text(jsonb) IS 'text of a MANIFEST.json';
+
+CREATE FUNCTION gpuagent_store.read_manifest(folder text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lines text[] := string_to_array(gpuagent_store.read_text(folder || '/MANIFEST.json'), E'\n');
+    content jsonb;
+    why text;
+BEGIN
+    IF cardinality(lines) <> 4 OR lines[1] <> '{"manifest":' OR lines[4] <> '' THEN
+        why := 'It does not have the three lines of a manifest.';
+    ELSIF lines[3] <> ',"sha256":"' || encode(sha256(convert_to(lines[2], 'UTF8')), 'hex') || '"}' THEN
+        why := 'Its content does not have the SHA-256 that it names.';
+    ELSE
+        content := lines[2]::jsonb;
+        IF content ->> 'format' IS DISTINCT FROM 'gpuagent checkpoint' OR content ->> 'format_version' IS DISTINCT FROM '1' THEN
+            why := format('Its format is "%s", version %s; this extension reads "gpuagent checkpoint", version 1.',
+                content ->> 'format', content ->> 'format_version');
+        ELSIF COALESCE(jsonb_typeof(content -> 'sections'), '') <> 'array' OR COALESCE(jsonb_typeof(content -> 'checkpoint'), '') <> 'object' THEN
+            why := 'It has no sections or no checkpoint.';
+        END IF;
+    END IF;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'the manifest of "%" is not valid', folder USING ERRCODE = 'data_corrupted', DETAIL = why;
+    END IF;
+    RETURN content;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.read_manifest(text) IS 'content of the MANIFEST.json of a folder; XX001 when it is not whole';
+
+-- What the manifest says of each file against the file: quick its size, full its SHA-256, deep its tensors too.
+CREATE FUNCTION gpuagent_store.verify_files(folder text, manifest jsonb, level text)
+    RETURNS TABLE (object text, status text, expected text, actual text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    section jsonb;
+    entry jsonb;
+    path text;
+BEGIN
+    FOR section IN SELECT jsonb_array_elements(manifest -> 'sections') LOOP
+        FOR entry IN SELECT jsonb_array_elements(section -> 'files') LOOP
+            path := folder || '/' || (entry ->> 'name');
+            object := path;
+            status := 'damaged';
+            IF entry ->> 'name' ~ '/' OR NOT gpuagent_store.path_exists(path) THEN
+                status := 'missing';
+                expected := format('%s bytes', entry ->> 'nbytes');
+                actual := NULL;
+                RETURN NEXT;
+            ELSIF gpuagent_store.file_size(path) <> (entry ->> 'nbytes')::bigint THEN
+                expected := format('%s bytes', entry ->> 'nbytes');
+                actual := format('%s bytes', gpuagent_store.file_size(path));
+                RETURN NEXT;
+            ELSIF level IN ('full', 'deep') THEN
+                expected := entry ->> 'sha256';
+                actual := gpuagent_store.file_sha256(path);
+                IF actual IS DISTINCT FROM expected THEN
+                    RETURN NEXT;
+                END IF;
+            END IF;
+        END LOOP;
+        IF level = 'deep' THEN
+            RETURN QUERY SELECT section ->> 'object', 'damaged', e.t, h.t
+                FROM (SELECT concat_ws(' ', t ->> 'name', t ->> 'dtype', translate(t ->> 'shape', '[] ', '{}'))
+                      FROM jsonb_array_elements(section -> 'tensors') t) e (t)
+                FULL JOIN (SELECT concat_ws(' ', h.name, h.dtype, h.shape::text)
+                    FROM jsonb_array_elements(section -> 'files') f,
+                        gpuagent_store.safetensors_header(folder || '/' || (f ->> 'name'), NULL) h
+                    WHERE f ->> 'name' LIKE '%.safetensors' AND gpuagent_store.path_exists(folder || '/' || (f ->> 'name'))) h (t) ON h.t = e.t
+                WHERE e.t IS NULL OR h.t IS NULL;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.verify_files(text, jsonb, text) IS
+    'one row for each file that is not what the manifest says: quick compares sizes, full SHA-256, deep the tensors'' names, dtypes and shapes as well';
+
+CREATE FUNCTION gpuagent_store.export_folder(id bigint, uid uuid) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('nvme_storage/ckpt-%s-%s', lpad(id::text, 10, '0'), left(uid::text, 8))
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_folder(bigint, uuid) IS 'folder of a checkpoint''s export';
+
+-- Makes way for a new export: true when a whole one of this checkpoint is there; what is not whole is put aside.
+CREATE FUNCTION gpuagent_store.is_exported(folder text, uid uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    manifest jsonb;
+    why text;
+    aside text;
+BEGIN
+    IF NOT gpuagent_store.path_exists(folder) THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        manifest := gpuagent_store.read_manifest(folder);
+        IF manifest #>> '{checkpoint,uid}' IS DISTINCT FROM uid::text THEN
+            why := 'It holds another checkpoint.';
+        ELSE
+            SELECT format('%s is %s.', f.object, f.status) INTO why FROM gpuagent_store.verify_files(folder, manifest, 'full') f LIMIT 1;
+        END IF;
+    EXCEPTION WHEN data_corrupted OR undefined_file OR wrong_object_type OR data_exception THEN
+        GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
+        why := concat_ws(': ', SQLERRM, nullif(why, ''));
+    END;
+    IF why IS NULL THEN
+        RETURN true;
+    END IF;
+    aside := format('nvme_storage/quarantine-%s-%s', split_part(folder, '/', 2), gen_random_uuid());
+    PERFORM gpuagent_store.path_rename(folder, aside);
+    RAISE WARNING 'put "%" aside as "%"', folder, aside USING DETAIL = why;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.is_exported(text, uuid) IS
+    'true when the folder holds a whole export of the checkpoint; a folder that does not is renamed to quarantine-*';
+
+CREATE FUNCTION gpuagent_store.write_export(checkpoint bigint, folder text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
+DECLARE
+    k record;
+    sections jsonb;
+    temp text;
+BEGIN
+    SELECT c.id, c.uid, p.uid AS parent, c.label, c.kind, c.run, c.step, c.objects, c.metadata, c.raw_bytes, c.created_at, c.origin
+        INTO k FROM gpuagent.checkpoint c LEFT JOIN gpuagent.checkpoint p ON p.id = c.parent WHERE c.id = write_export.checkpoint;
+    temp := gpuagent_store.temp_create('nvme_storage');
+    SELECT jsonb_agg(s) INTO sections FROM (
+        SELECT gpuagent_store.export_agents(k.id, temp, k.objects)
+        UNION ALL SELECT gpuagent_store.export_items(k.id, temp, k.objects)
+        UNION ALL SELECT gpuagent_store.export_metrics(k.id, temp, k.objects)) x (s);
+    PERFORM gpuagent_store.write_text(temp || '/MANIFEST.json', gpuagent_store.manifest_text(jsonb_build_object(
+        'format', 'gpuagent checkpoint', 'format_version', 1, 'creator', gpuagent.version(), 'source', gpuagent_store.xid_source(),
+        'checkpoint', to_jsonb(k), 'sections', sections)));
+    PERFORM gpuagent_store.temp_publish(temp, folder);
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.write_export(bigint, text) IS
+    'writes all files of a checkpoint into a private folder, the manifest last, and gives it its name';
+
+CREATE FUNCTION gpuagent.export_checkpoint(checkpoint bigint DEFAULT NULL, wait boolean DEFAULT true)
+    RETURNS TABLE (job bigint, state text, path text, files bigint, nbytes bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    k record;
+    latest text;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF NOT wait THEN
+        RAISE EXCEPTION 'a checkpoint cannot be exported in the background'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use wait => true.';
+    END IF;
+    -- The lock on the row keeps the checkpoint, so also its contents, until the end.
+    SELECT c.id, c.uid, c.status INTO k FROM gpuagent.checkpoint c
+        WHERE c.id = COALESCE($1, gpuagent_store.newest_valid(NULL)) FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % does not exist', $1 USING ERRCODE = 'undefined_object';
+    ELSIF k.status <> 'valid' THEN
+        RAISE EXCEPTION 'checkpoint % is %', k.id, k.status USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.export', 0));
+    path := gpuagent_store.export_folder(k.id, k.uid);
+    state := 'present';
+    IF NOT gpuagent_store.is_exported(path, k.uid) THEN
+        PERFORM gpuagent_store.write_export(k.id, path);
+        state := 'done';
+    END IF;
+    IF NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id > k.id AND c.exported_path IS NOT NULL) THEN
+        latest := split_part(path, '/', 2);
+        PERFORM gpuagent_store.replace_text('nvme_storage/latest', latest || E'\n');
+    END IF;
+    UPDATE gpuagent.checkpoint c SET exported_path = export_checkpoint.path, exported_at = now() WHERE c.id = k.id;
+    SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(export_checkpoint.path || '/MANIFEST.json')
+        INTO files, nbytes
+        FROM jsonb_array_elements(gpuagent_store.read_manifest(path) -> 'sections') s, jsonb_array_elements(s -> 'files') f;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.export_checkpoint(bigint, boolean) IS
+    'writes a checkpoint (NULL: the newest valid one) as a folder of safetensors files, lines of JSON and a manifest below gpuagent.storage_path; state done, or present when a whole export was there; job is NULL; needs pg_write_server_files and pg_read_server_files; 42704: no such checkpoint; a folder appears complete or not at all';

@@ -1,0 +1,130 @@
+
+-- VERIFICATION
+CREATE FUNCTION gpuagent_store.tensor_gap(tensor bytea) RETURNS text
+    AS 'MODULE_PATHNAME', 'ga_tensor_gap' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.tensor_gap(bytea) IS
+    'looks up every row below a stored tensor without reading contents: NULL when all are there, else what is missing';
+
+CREATE FUNCTION gpuagent_store.tensor_nonfinite(tensor bytea) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'ga_tensor_nonfinite' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION gpuagent_store.tensor_nonfinite(bytea) IS
+    'number of NaN and infinite values of a stored tensor; NULL for dtypes other than F64, F32, F16 and BF16';
+
+CREATE FUNCTION gpuagent_store.tensor_references(objects text[], checkpoint bigint) RETURNS TABLE (object text, hash bytea)
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT min(r.object), r.hash FROM (
+        SELECT 'swarm:' || v.swarm AS address, format('swarm:%s version %s', v.swarm, v.version) AS object, v.tensor AS hash
+        FROM gpuagent.swarm_version v WHERE $2 IS NULL
+        UNION ALL
+        SELECT 'expert:' || w.expert, format('expert:%s layer %s version %s', w.expert, w.layer, w.version), h
+        FROM gpuagent.weight_version w, unnest(ARRAY[w.weights, w.biases]) h WHERE $2 IS NULL
+        UNION ALL
+        SELECT i.object, concat_ws(' ', i.object, nullif(i.part, ''), 'checkpoint ' || i.from_seq), h
+        FROM gpuagent.checkpoint_item i, unnest(ARRAY[i.tensor, i.biases]) h
+        WHERE $2 IS NULL OR (i.from_seq <= $2 AND (i.to_seq IS NULL OR $2 < i.to_seq))) r
+    WHERE r.hash IS NOT NULL AND gpuagent_store.object_covered($1, r.address)
+    GROUP BY r.hash ORDER BY 1
+$$;
+COMMENT ON FUNCTION gpuagent_store.tensor_references(text[], bigint) IS
+    'tensors that swarms, experts and checkpoints, or one checkpoint, refer to, each once with one who does';
+
+CREATE FUNCTION gpuagent_store.verify_export(path text, level text) RETURNS TABLE (object text, status text, expected text, actual text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT v.* FROM gpuagent_store.verify_files(path, gpuagent_store.read_manifest(path), level) v;
+EXCEPTION
+    WHEN undefined_file THEN
+        RETURN QUERY SELECT path, 'missing', 'an exported checkpoint', NULL::text;
+    WHEN data_corrupted OR wrong_object_type OR data_exception THEN
+        RETURN QUERY SELECT path, 'damaged', 'an exported checkpoint', SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.verify_export(text, text) IS 'verify_files of a folder, whose manifest may be missing or damaged';
+
+CREATE FUNCTION gpuagent_store.integrity(level text, objects text[], checkpoint bigint)
+    RETURNS TABLE (object text, status text, expected text, actual text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_variable
+DECLARE
+    scope record;
+    r record;
+    tensors bigint := 0;
+    exports bigint := 0;
+    problems bigint := 0;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF level IS NULL OR level NOT IN ('quick', 'full', 'deep') THEN
+        RAISE EXCEPTION 'invalid verification level "%"', level
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Levels are quick, full and deep.';
+    END IF;
+    SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
+    IF checkpoint IS NOT NULL THEN
+        PERFORM gpuagent_store.require_in_checkpoint(checkpoint, objects);
+    END IF;
+
+    FOR r IN SELECT t.object, t.hash FROM gpuagent_store.tensor_references(scope.objects, checkpoint) t LOOP
+        tensors := tensors + 1;
+        actual := CASE WHEN level = 'quick' THEN gpuagent_store.tensor_gap(r.hash) ELSE gpuagent_store.tensor_problem(r.hash) END;
+        object := r.object;
+        expected := encode(r.hash, 'hex');
+        IF actual IS NOT NULL THEN
+            problems := problems + 1;
+            status := 'damaged';
+            RETURN NEXT;
+        ELSIF level = 'deep' AND gpuagent_store.tensor_nonfinite(r.hash) > 0 THEN
+            status := 'nonfinite';
+            expected := '0 values';
+            actual := gpuagent_store.tensor_nonfinite(r.hash) || ' values';
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+
+    IF level <> 'quick' THEN
+        FOR r IN SELECT * FROM gpuagent_store.damaged_rows(checkpoint, scope.agents, scope.prefixes, scope.kinds, scope.names) d LOOP
+            problems := problems + 1;
+            object := r.object;
+            status := 'damaged';
+            expected := encode(r.expected, 'hex');
+            actual := encode(r.found, 'hex');
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+    IF level = 'deep' AND checkpoint IS NULL THEN
+        RETURN QUERY SELECT 'agents:' || a.id, 'nonfinite', '0 values', concat_ws(' and ',
+                CASE WHEN s.bad THEN 'some in state' END, CASE WHEN m.bad THEN 'some in memory' END)
+            FROM gpuagent.agent a,
+                LATERAL (SELECT CASE WHEN gpuagent.dtype(a.state) IN ('F64', 'F32', 'F16', 'BF16') THEN gpuagent.has_nonfinite(a.state) END) s (bad),
+                LATERAL (SELECT CASE WHEN gpuagent.dtype(a.memory) IN ('F64', 'F32', 'F16', 'BF16') THEN gpuagent.has_nonfinite(a.memory) END) m (bad)
+            WHERE (s.bad OR m.bad) AND (scope.agents OR a.id ^@ ANY (scope.prefixes)) ORDER BY a.id;
+    END IF;
+
+    IF pg_has_role('pg_read_server_files', 'USAGE') THEN
+        FOR r IN SELECT k.exported_path AS path FROM gpuagent.checkpoint k
+            WHERE k.exported_path IS NOT NULL AND (checkpoint IS NULL OR k.id = checkpoint)
+                AND (objects IS NULL OR gpuagent_store.scope_covers(k.objects, scope.objects)) ORDER BY k.id
+        LOOP
+            exports := exports + 1;
+            FOR object, status, expected, actual IN SELECT * FROM gpuagent_store.verify_export(r.path, level) LOOP
+                problems := problems + 1;
+                RETURN NEXT;
+            END LOOP;
+        END LOOP;
+    END IF;
+    object := 'total';
+    status := CASE WHEN problems = 0 THEN 'ok' ELSE 'damaged' END;
+    expected := '0 problems';
+    actual := format('%s problems in %s tensors and %s exports', problems, tensors, exports);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.integrity(text, text[], bigint) IS 'the work of verify_integrity';
+
+CREATE FUNCTION gpuagent.verify_integrity(level text DEFAULT 'quick', objects text[] DEFAULT NULL, checkpoint bigint DEFAULT NULL)
+    RETURNS TABLE (object text, status text, expected text, found text)
+LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT i.object, i.status, i.expected, i.actual FROM gpuagent_store.integrity($1, $2, $3) i
+$$;
+COMMENT ON FUNCTION gpuagent.verify_integrity(text, text[], bigint) IS
+    'checks what swarms, experts and checkpoints (or one checkpoint; or only objects, addresses as in create_checkpoint) refer to, and exported files where the caller may read them. quick: all rows and files are there; full: every hash is computed again; deep: also values that are NaN or infinite, as rows of status nonfinite. One row a problem, then the row total with status ok or damaged';
