@@ -154,24 +154,26 @@ COMMENT ON FUNCTION gpuagent_store.item_bytes(bytea, bytea, jsonb) IS 'raw bytes
 -- table (NULL: unknown), $8 and $9 what run_on_snapshot adds: numbers since a table's first statement, its candidates.
 -- For each table the first statement counts its rows and finds the candidates, rows that may have been written since the
 -- horizon. The second closes open rows that differ from them bit by bit (*<> on records), the third writes candidates
--- that have no open row, the fourth closes those of rows that are gone, if the counts say that there are any. OFFSET 0
--- keeps a comparison a look-up for each candidate.
+-- that have no open row; both are left out when there are no candidates. The fourth closes open rows of what is gone; it
+-- is left out when the counts say that nothing is. OFFSET 0 keeps a comparison a look-up for each candidate.
 CREATE FUNCTION gpuagent_store.capture_steps(incremental boolean, with_agents boolean, with_graphs boolean,
     with_items boolean, with_metrics boolean)
 RETURNS TABLE (n bigint, role text, step text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $steps$
-    SELECT v.n, v.role, replace(replace(v.step,
-            '/*candidate*/', CASE WHEN incremental THEN 'AND a.ctid = ANY ($9)' ELSE '' END),
-            '/*NULL::tid[] --*/', CASE WHEN incremental THEN '' ELSE 'NULL::tid[] --' END)
+    SELECT v.n, v.role, CASE WHEN incremental THEN replace(replace(v.step,
+            '/*candidate*/', 'AND a.ctid = ANY ($9)'), '/*incremental*/', 'gpuagent_store.changed_since(a.xmin, $2)')
+        ELSE replace(replace(replace(v.step,
+            '/*candidate*/', ''), '/*incremental*/', 'false'), '/* candidates */ ', '') END
     FROM (VALUES
         (1::bigint, 'horizon', true,
 $ga$SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, 0::bigint$ga$),
         (2, 'agents', with_agents,
-$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+    $7[1]
 FROM gpuagent.agent a
 WHERE ($3 OR a.id ^@ ANY ($4))$ga$),
         (3, 'change', with_agents,
-$ga$WITH closed AS (
+$ga$/* candidates */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_agent o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
         SELECT p.place
@@ -184,7 +186,7 @@ $ga$WITH closed AS (
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (4, 'change', with_agents,
-$ga$WITH added AS (
+$ga$/* candidates */ WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_agent AS o (id, from_seq,
         state, memory, generation, fitness, metadata, version, created_at, updated_at, origin)
     SELECT a.id, $1,
@@ -196,20 +198,20 @@ $ga$WITH added AS (
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (5, 'change', with_agents,
-$ga$WITH closed AS (
+$ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_agent o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ($3 OR o.id ^@ ANY ($4))
-        AND $8[1] <> coalesce($7[1] - $8[3] + $8[5],
-            (SELECT count(*) FROM gpuagent_store.checkpoint_agent q WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4))))
+        AND ($7[1] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_agent q WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4))))
         AND NOT EXISTS (SELECT FROM gpuagent.agent a WHERE a.id = o.id)
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (6, 'nodes', with_graphs,
-$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+    $7[2]
 FROM gpuagent.graph_node a
 WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
         (7, 'change', with_graphs,
-$ga$WITH closed AS (
+$ga$/* candidates */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_node o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
         SELECT p.place
@@ -222,7 +224,7 @@ $ga$WITH closed AS (
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (8, 'change', with_graphs,
-$ga$WITH added AS (
+$ga$/* candidates */ WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_node AS o (graph, id, from_seq,
         embedding, metadata, created_at)
     SELECT a.graph, a.id, $1,
@@ -234,20 +236,20 @@ $ga$WITH added AS (
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (9, 'change', with_graphs,
-$ga$WITH closed AS (
+$ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_node o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND $8[1] <> coalesce($7[2] - $8[3] + $8[5],
-            (SELECT count(*) FROM gpuagent_store.checkpoint_node q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
+        AND ($7[2] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_node q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_node a WHERE a.graph = o.graph AND a.id = o.id)
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (10, 'edges', with_graphs,
-$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+    $7[3]
 FROM gpuagent.graph_edge a
 WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
         (11, 'change', with_graphs,
-$ga$WITH closed AS (
+$ga$/* candidates */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_edge o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
         SELECT p.place
@@ -260,7 +262,7 @@ $ga$WITH closed AS (
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (12, 'change', with_graphs,
-$ga$WITH added AS (
+$ga$/* candidates */ WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_edge AS o (graph, source, target, edge_type, from_seq,
         weight, metadata, created_at)
     SELECT a.graph, a.source, a.target, a.edge_type, $1,
@@ -272,20 +274,20 @@ $ga$WITH added AS (
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (13, 'change', with_graphs,
-$ga$WITH closed AS (
+$ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_edge o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND $8[1] <> coalesce($7[3] - $8[3] + $8[5],
-            (SELECT count(*) FROM gpuagent_store.checkpoint_edge q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
+        AND ($7[3] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_edge q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_edge a WHERE a.graph = o.graph AND a.source = o.source AND a.target = o.target AND a.edge_type = o.edge_type)
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (14, 'metrics', with_metrics,
-$ga$SELECT count(*), /*NULL::tid[] --*/ array_agg(a.ctid) FILTER (WHERE gpuagent_store.changed_since(a.xmin, $2))
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+    $7[4]
 FROM gpuagent.metric a
 WHERE 'metrics' = ANY ($5)$ga$),
         (15, 'change', with_metrics,
-$ga$WITH closed AS (
+$ga$/* candidates */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_metric o SET to_seq = $1
     WHERE o.ctid = ANY (ARRAY(
         SELECT p.place
@@ -298,7 +300,7 @@ $ga$WITH closed AS (
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (16, 'change', with_metrics,
-$ga$WITH added AS (
+$ga$/* candidates */ WITH added AS (
     INSERT INTO gpuagent_store.checkpoint_metric AS o (id, from_seq,
         run, key, step, value, object, recorded_at, created_at)
     SELECT a.id, $1,
@@ -310,11 +312,10 @@ $ga$WITH added AS (
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (17, 'change', with_metrics,
-$ga$WITH closed AS (
+$ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_metric o SET to_seq = $1
     WHERE o.to_seq IS NULL AND 'metrics' = ANY ($5)
-        AND $8[1] <> coalesce($7[4] - $8[3] + $8[5],
-            (SELECT count(*) FROM gpuagent_store.checkpoint_metric q WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5)))
+        AND ($7[4] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_metric q WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5)))
         AND NOT EXISTS (SELECT FROM gpuagent.metric a WHERE a.id = o.id)
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),

@@ -168,18 +168,18 @@ step_plan(const char *text, int nargs, Oid *argtypes)
 	return plan;
 }
 
-/* A number that a step returned in its only row, 1-based; 0 when absent or NULL. Of an array, the number of elements. */
+/* A number that a step returned in its only row, 1-based; `missing` when absent or NULL. Of an array, its elements. */
 static int64
-step_number(int column)
+step_number(int column, int64 missing)
 {
 	bool		isnull;
 	Datum		value;
 
 	if (SPI_processed != 1 || SPI_tuptable->tupdesc->natts < column)
-		return 0;
+		return missing;
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
 	if (isnull)
-		return 0;
+		return missing;
 	switch (SPI_gettypeid(SPI_tuptable->tupdesc, column))
 	{
 		case INT8OID:
@@ -198,21 +198,41 @@ typedef struct StepRun
 	Oid			argtypes[FUNC_MAX_ARGS + 2];
 	Datum		values[FUNC_MAX_ARGS + 2];
 	char		nulls[FUNC_MAX_ARGS + 2];
-	Datum	   *numbers;		/* two a step */
-	int			first;			/* index of the first of those to hand on */
+	int64	   *numbers;		/* two a step */
+	int			first;			/* index of the group's first number */
+	int64		expected;		/* rows that its table had before; -1 when that is not known */
 	MemoryContext context;		/* outlives SPI */
 } StepRun;
 
-/* Sets the parameters that follow the caller's: numbers[first..count), and the tids of a step that returned some. */
-static void
-step_hand_on(StepRun *run, int count, bool has_tids)
+#define STEP_OF_CANDIDATES "/* candidates */"
+#define STEP_OF_GONE "/* gone */"
+
+/* True when what the group did so far leaves nothing for this step to find. */
+static bool
+step_is_idle(const StepRun *run, int i, const char *text)
 {
+	const int64 *group = run->numbers + run->first;
+
+	if (strncmp(text, STEP_OF_CANDIDATES, strlen(STEP_OF_CANDIDATES)) == 0)
+		return run->nulls[run->nargs + 1] == 'n';
+	if (strncmp(text, STEP_OF_GONE, strlen(STEP_OF_GONE)) == 0 && 2 * i >= run->first + 6)
+		return run->expected >= 0 && group[0] == run->expected - group[2] + group[4];
+	return false;
+}
+
+/* Sets the parameters that follow the caller's: the group's numbers, and the tids of a step that begins one. */
+static void
+step_hand_on(StepRun *run, int count, bool begins)
+{
+	Datum	   *numbers = (Datum *) palloc(sizeof(Datum) * (count - run->first));
 	MemoryContext caller = MemoryContextSwitchTo(run->context);
 
-	run->values[run->nargs] = PointerGetDatum(construct_array(run->numbers + run->first, count - run->first, INT8OID,
-															  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	for (int i = run->first; i < count; i++)
+		numbers[i - run->first] = Int64GetDatum(run->numbers[i]);
+	run->values[run->nargs] = PointerGetDatum(construct_array(numbers, count - run->first, INT8OID, sizeof(int64),
+															  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	run->nulls[run->nargs] = ' ';
-	if (has_tids)
+	if (begins)
 	{
 		bool		isnull;
 		Datum		tids = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
@@ -225,32 +245,43 @@ step_hand_on(StepRun *run, int count, bool has_tids)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Executes step number i on the snapshot. */
+/* Executes step number i on the snapshot, unless it is idle. */
 static void
 step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
 {
-	SPIPlanPtr	plan = step_plan(text, run->nargs + 2, run->argtypes);
-	int			rc = SPI_execute_snapshot(plan, run->values, run->nulls, snapshot, InvalidSnapshot, false, true, 0);
-	bool		has_tids;
+	int			rc;
+	bool		begins;
 
+	run->numbers[2 * i] = run->numbers[2 * i + 1] = 0;
+	if (step_is_idle(run, i, text))
+		return;
+	rc = SPI_execute_snapshot(step_plan(text, run->nargs + 2, run->argtypes), run->values, run->nulls, snapshot,
+							  InvalidSnapshot, false, true, 0);
 	if (rc < 0)
 		elog(ERROR, "a step failed: %s", SPI_result_code_string(rc));
-	has_tids = rc == SPI_OK_SELECT && SPI_processed == 1 && SPI_tuptable->tupdesc->natts == 2 &&
+	begins = rc == SPI_OK_SELECT && SPI_processed == 1 && SPI_tuptable->tupdesc->natts == 3 &&
 		SPI_gettypeid(SPI_tuptable->tupdesc, 2) == TIDARRAYOID;
-	if (has_tids)
+	if (begins)
+	{
 		run->first = 2 * i;
-	run->numbers[2 * i] = Int64GetDatum(rc == SPI_OK_SELECT ? step_number(1) : (int64) SPI_processed);
-	run->numbers[2 * i + 1] = Int64GetDatum(rc == SPI_OK_SELECT ? step_number(2) : 0);
-	step_hand_on(run, 2 * (i + 1), has_tids);
+		run->expected = step_number(3, -1);
+	}
+	run->numbers[2 * i] = rc == SPI_OK_SELECT ? step_number(1, 0) : (int64) SPI_processed;
+	run->numbers[2 * i + 1] = rc == SPI_OK_SELECT ? step_number(2, 0) : 0;
+	step_hand_on(run, 2 * (i + 1), begins);
 	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
  * run_on_snapshot(steps text[], VARIADIC "any"): executes the statements in order, each with the remaining arguments
  * as $1, $2, ..., with the caller's rights. All of them read one snapshot, taken here, plus what earlier steps wrote.
- * Each gives two numbers: the two columns (bigint) of the row that a SELECT returned, or rows processed and 0. A step
- * whose second column is a tid[] begins a group: later steps get the numbers of the group so far and these tids as
- * two more parameters. Returns all numbers.
+ * Each gives two numbers: the first two columns (bigint) of the row that a SELECT returned, or rows processed and 0.
+ *
+ * A step that returns (bigint, tid[], bigint) begins a group: rows of a table, candidates among them, rows expected.
+ * Later steps get the numbers of the group so far and the candidates as two more parameters. One whose text begins
+ * with STEP_OF_CANDIDATES is left out when there are none, and its numbers are 0. So is one that begins with
+ * STEP_OF_GONE when, of the expected rows, the second step of the group took away and the third added so many that
+ * the table's rows are all there. Returns all numbers.
  */
 PG_FUNCTION_INFO_V1(ga_run_on_snapshot);
 Datum
@@ -276,7 +307,7 @@ ga_run_on_snapshot(PG_FUNCTION_ARGS)
 	run.argtypes[run.nargs] = INT8ARRAYOID;
 	run.argtypes[run.nargs + 1] = TIDARRAYOID;
 	run.nulls[run.nargs] = run.nulls[run.nargs + 1] = 'n';
-	run.numbers = (Datum *) palloc(sizeof(Datum) * (2 * nsteps + 1));
+	run.numbers = (int64 *) palloc0(sizeof(int64) * (2 * nsteps + 1));
 
 	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -290,6 +321,7 @@ ga_run_on_snapshot(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	UnregisterSnapshot(snapshot);
-	PG_RETURN_ARRAYTYPE_P(construct_array(run.numbers, 2 * nsteps, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
-										  TYPALIGN_DOUBLE));
+	run.first = 0;
+	step_hand_on(&run, 2 * nsteps, false);
+	PG_RETURN_DATUM(run.values[run.nargs]);
 }
