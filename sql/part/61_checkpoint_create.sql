@@ -94,6 +94,22 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.checkpoint_raw_bytes(bigint, text[]) IS
     'bytes of the contents of a checkpoint within a scope: rows as stored, tensors without compression';
 
+-- A table or partition that was put in place by DDL has rows older than the horizon that no checkpoint has seen: so
+-- horizons hold for one set of tables only, and not for foreign ones, which have transaction ids of their own.
+CREATE FUNCTION gpuagent_store.horizon_source() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE part (oid) AS (
+        SELECT unnest('{gpuagent.agent,gpuagent.graph_node,gpuagent.graph_edge,gpuagent.metric}'::regclass[])::oid
+        UNION
+        SELECT i.inhrelid FROM pg_inherits i JOIN part p ON i.inhparent = p.oid
+    )
+    SELECT CASE WHEN bool_or(c.relkind = 'f') THEN NULL
+        ELSE gpuagent_store.xid_source() || '/' || string_agg(p.oid::text, ',' ORDER BY p.oid) END
+    FROM part p JOIN pg_class c ON c.oid = p.oid
+$$;
+COMMENT ON FUNCTION gpuagent_store.horizon_source() IS
+    'what horizons that are stored with the same text hold for: this cluster, this database, these tables and partitions; NULL: none hold';
+
 -- The work of create_checkpoint, for its callers here: manual, safety and automatic checkpoints.
 CREATE FUNCTION gpuagent_store.make_checkpoint(kind text, label text, objects text[], metadata jsonb, run text, step bigint)
 RETURNS bigint
@@ -103,7 +119,7 @@ SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digit
 DECLARE
     scope record;
     head record;
-    source CONSTANT text := gpuagent_store.xid_source();
+    source CONSTANT text := gpuagent_store.horizon_source();
     horizon xid8;
     same record;
     result bigint;

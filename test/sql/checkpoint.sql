@@ -195,6 +195,32 @@ SELECT fails('SELECT gpuagent.restore_checkpoint(1)');
 SELECT count(*) > 0 AS dry_run_may FROM gpuagent.restore_checkpoint(1, dry_run => true);
 ROLLBACK;
 
+-- rows that come with a partition are older than the last checkpoint, and found all the same
+CREATE TABLE part_1 (LIKE gpuagent.agent INCLUDING ALL);
+CREATE TABLE part_2 (LIKE gpuagent.agent INCLUDING ALL);
+INSERT INTO part_1 (id, generation) VALUES ('run1/a', 1), ('run1/z', 1);
+INSERT INTO part_2 (id, generation) VALUES ('run1/a', 2), ('run1/z', 2);
+BEGIN;
+ALTER TABLE gpuagent.agent RENAME TO agent_plain;
+CREATE TABLE gpuagent.agent (LIKE gpuagent.agent_plain INCLUDING DEFAULTS) PARTITION BY RANGE (id);
+ALTER TABLE gpuagent.agent ATTACH PARTITION part_1 DEFAULT;
+SELECT gpuagent.create_checkpoint('part 1') AS p1 \gset
+ALTER TABLE gpuagent.agent DETACH PARTITION part_1;
+ALTER TABLE gpuagent.agent ATTACH PARTITION part_2 DEFAULT;
+SELECT gpuagent.create_checkpoint('part 2') AS p2 \gset
+SELECT ids, generations FROM gpuagent.retrieve_population(checkpoint => :p1);
+SELECT ids, generations FROM gpuagent.retrieve_population(checkpoint => :p2);
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(:p1) WHERE action <> 'keep';
+SELECT tableoid::regclass, id, generation FROM gpuagent.agent ORDER BY id;
+ROLLBACK;
+
+-- columns that the user added stay as they are
+ALTER TABLE gpuagent.agent ADD COLUMN tenant text DEFAULT 'none';
+UPDATE gpuagent.agent SET tenant = 'mine', generation = generation + 1 WHERE id = 'run1/a';
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(1, '{agents}') WHERE action = 'update';
+SELECT id, tenant, generation FROM gpuagent.agent WHERE id = 'run1/a';
+ALTER TABLE gpuagent.agent DROP COLUMN tenant;
+
 -- a policy that hides rows makes an error, not half a checkpoint
 CREATE ROLE regress_ga_checkpoint;
 SELECT gpuagent.grant_access('regress_ga_checkpoint', 'admin');
