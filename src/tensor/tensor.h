@@ -169,7 +169,7 @@ extern bool ga_convert(int from, const char *src, int to, char *dst, uint64 n, N
 /* The value with another dtype, as another kind. */
 extern GaTensor *ga_tensor_astype(const GaKind *kind, const GaView *view, int dtype);
 
-/* ---- text.c ---- */
+/* ---- text.c and print.c ---- */
 extern GaTensor *ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escontext);
 extern char *ga_tensor_print(const GaKind *kind, const GaView *view);
 
