@@ -9,6 +9,9 @@
 #include "catalog/pg_type.h"
 #include "nodes/params.h"
 #include "store/plan.h"
+#include "utils/guc.h"
+#include "utils/plancache.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 bool
@@ -54,6 +57,21 @@ ga_plan_run(const GaPlan *plan, const Datum *values, const bool *nulls, bool rea
 	if (rc < 0)
 		elog(ERROR, "could not run a saved statement: %s", SPI_result_code_string(rc));
 	return SPI_processed;
+}
+
+void
+ga_plan_nested(const GaPlan *plan)
+{
+	static const char *const off[] = {"enable_hashjoin", "enable_mergejoin", "enable_seqscan", "enable_material"};
+	int			level = NewGUCNestLevel();
+	CachedPlan *cached;
+
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	cached = SPI_plan_get_cached_plan(plan->plan);
+	if (cached != NULL)
+		ReleaseCachedPlan(cached, CurrentResourceOwner);
+	AtEOXact_GUC(true, level);
 }
 
 Oid

@@ -35,6 +35,13 @@ extern void ga_plan_prepare(GaPlan *plan, const char *sql, int nparams, const Oi
 extern uint64 ga_plan_run(const GaPlan *plan, const Datum *values, const bool *nulls, bool read_only,
 						  DestReceiver *dest);
 
+/*
+ * Makes the generic plan of a statement with joins restricted to nested loops
+ * over indexes, so that an outer side that streams keeps its order. The settings
+ * are not in force while the statement runs, so triggers plan as ever.
+ */
+extern void ga_plan_nested(const GaPlan *plan);
+
 /* OID of a type of schema gpuagent. */
 extern Oid	ga_type_oid(const char *name);
 

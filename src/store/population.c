@@ -2,8 +2,8 @@
  * population.c
  *		Aligned arrays and matrices out of rows of agents (population.h).
  *
- * Rows arrive in whatever order the cheapest plan gives; only their order is
- * sorted here, and the wide values move once more, to their final place.
+ * Rows arrive in whatever order the cheapest plan gives, and their order is
+ * sorted here; the wide values move once more only when that changes it.
  */
 #include "base/compat.h"
 
@@ -19,18 +19,15 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-/* Values of one column so far, all of one dtype and shape. */
+/* Values of one column so far, all of one dtype and shape, as rows of a tensor with room for more. */
 typedef struct Matrix
 {
 	const char *name;
 	int64		nulls;
-	bool		known;			/* the fields below are set */
-	int			dtype;
-	int			ndim;
-	int64		dims[GA_MAX_RANK];
-	uint64		row_bytes;
-	uint64		capacity;
-	char	   *data;			/* row i at i * row_bytes; rows that are NULL are not written */
+	GaTensor   *tensor;			/* NULL before the first value */
+	GaView		row;			/* dtype and shape of a value */
+	int64		capacity;		/* rows */
+	char	   *data;			/* row i at i * row.nbytes; rows that are NULL are not written */
 } Matrix;
 
 typedef struct Row
@@ -78,37 +75,48 @@ compare_rows_by_ordinal(const void *a, const void *b)
 static void
 check_same_shape(const Matrix *matrix, const GaView *view, const Row *row)
 {
-	if (matrix->dtype != view->dtype || matrix->ndim != view->ndim ||
-		memcmp(matrix->dims, view->dims, sizeof(int64) * view->ndim) != 0)
+	const GaView *first = &matrix->row;
+
+	if (first->dtype != view->dtype || first->ndim != view->ndim ||
+		memcmp(first->dims, view->dims, sizeof(int64) * view->ndim) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("the %s of agent \"%s\" is %s%s, that of others is %s%s", matrix->name, ga_id_text(&row->id),
 						ga_dtype_name(view->dtype), ga_shape_text(view->ndim, view->dims),
-						ga_dtype_name(matrix->dtype), ga_shape_text(matrix->ndim, matrix->dims)),
+						ga_dtype_name(first->dtype), ga_shape_text(first->ndim, first->dims)),
 				 errhint("Retrieve agents of one shape at a time, or rows with gpuagent.retrieve_agents().")));
 }
 
-/* Room for the value of row i; 54000 beyond what a swarm_tensor holds. */
-static char *
-matrix_row(Matrix *matrix, MemoryContext context, int i)
+/* A matrix for rows like the view. */
+static void
+begin_matrix(Matrix *matrix, const GaView *view, int64 rows)
 {
-	uint64		need = matrix->row_bytes * ((uint64) i + 1);
+	int64		dims[GA_MAX_RANK];
 
-	if (need > ga_kind_swarm_tensor.max_bytes)
+	if (view->ndim == GA_MAX_RANK)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("cannot stack tensors of %d dimensions", GA_MAX_RANK)));
+	matrix->row = *view;
+	dims[0] = matrix->capacity = rows;
+	memcpy(dims + 1, view->dims, sizeof(int64) * view->ndim);
+	matrix->tensor = ga_tensor_new(&ga_kind_swarm_tensor, view->dtype, view->ndim + 1, dims, &matrix->data);
+}
+
+/* Makes room for more rows; 54000 beyond what a swarm_tensor holds. */
+static void
+grow_matrix(Matrix *matrix, int64 rows)
+{
+	uint64		most = ga_kind_swarm_tensor.max_bytes / Max(matrix->row.nbytes, 1);
+
+	if (rows > most)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the population exceeds the " UINT64_FORMAT " bytes of a swarm_tensor",
 						ga_kind_swarm_tensor.max_bytes),
 				 errhint("Retrieve it in parts, by ids, generation or prefix.")));
-	if (need > matrix->capacity)
-	{
-		matrix->capacity = Min(Max(need, Max(matrix->capacity * 2, 256 * 1024)), ga_kind_swarm_tensor.max_bytes);
-		if (matrix->data == NULL)
-			matrix->data = MemoryContextAlloc(context, matrix->capacity);
-		else
-			matrix->data = repalloc(matrix->data, matrix->capacity);
-	}
-	return matrix->data + matrix->row_bytes * i;
+	matrix->capacity = Min(Max(rows, matrix->capacity * 2), most);
+	matrix->tensor = ga_tensor_set_rows(&ga_kind_swarm_tensor, matrix->tensor, matrix->capacity, &matrix->data);
 }
 
 static void
@@ -122,22 +130,14 @@ add_value(GaPopulation *population, Matrix *matrix, Datum value, bool isnull, co
 		return;
 	}
 	ga_view(value, &view);
-	if (!matrix->known)
-	{
-		if (view.ndim == GA_MAX_RANK)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					 errmsg("cannot stack tensors of %d dimensions", GA_MAX_RANK)));
-		matrix->known = true;
-		matrix->dtype = view.dtype;
-		matrix->ndim = view.ndim;
-		memcpy(matrix->dims, view.dims, sizeof(int64) * view.ndim);
-		matrix->row_bytes = view.nbytes;
-	}
+	if (matrix->tensor == NULL)
+		begin_matrix(matrix, &view, Max(row->id.row + 1, Min(1024, 256 * 1024 / Max(view.nbytes, 1))));
 	else
 		check_same_shape(matrix, &view, row);
+	if (row->id.row >= matrix->capacity)
+		grow_matrix(matrix, row->id.row + 1);
 	if (view.nbytes > 0)
-		memcpy(matrix_row(matrix, population->context, row->id.row), view.data, view.nbytes);
+		memcpy(matrix->data + view.nbytes * row->id.row, view.data, view.nbytes);
 	ga_view_release(&view);
 }
 
@@ -235,27 +235,32 @@ report_null(const GaPopulation *population, const Matrix *matrix)
 			 errhint("Retrieve them apart, or as rows with gpuagent.retrieve_agents().")));
 }
 
-/* Stacks a column in the order of the rows; false when every value is NULL. */
+/* The column in the order of the rows; false when every value is NULL. */
 static bool
 finish_matrix(GaPopulation *population, Matrix *matrix, Datum *result)
 {
-	int64		dims[GA_MAX_RANK];
-	GaTensor   *tensor;
-	char	   *data;
+	uint64		row_bytes = matrix->row.nbytes;
+	char	   *from = matrix->data;
+	bool		in_place = true;
 
-	if (!matrix->known)
+	if (matrix->tensor == NULL)
 		return false;
 	if (matrix->nulls > 0)
 		report_null(population, matrix);
-	dims[0] = population->count;
-	memcpy(dims + 1, matrix->dims, sizeof(int64) * matrix->ndim);
-	tensor = ga_tensor_new(&ga_kind_swarm_tensor, matrix->dtype, matrix->ndim + 1, dims, &data);
-	for (int i = 0; i < population->count && matrix->row_bytes > 0; i++)
-		memcpy(data + matrix->row_bytes * i, matrix->data + matrix->row_bytes * population->rows[i].id.row,
-			   matrix->row_bytes);
-	if (matrix->data)
-		pfree(matrix->data);
-	*result = PointerGetDatum(ga_tensor_seal(&ga_kind_swarm_tensor, tensor, NULL));
+	for (int i = 0; i < population->count && in_place; i++)
+		in_place = population->rows[i].id.row == i;
+	if (in_place)
+		matrix->tensor = ga_tensor_set_rows(&ga_kind_swarm_tensor, matrix->tensor, population->count, &matrix->data);
+	else
+	{
+		GaTensor   *as_read = matrix->tensor;
+
+		begin_matrix(matrix, &matrix->row, population->count);
+		for (int i = 0; i < population->count && row_bytes > 0; i++)
+			memcpy(matrix->data + row_bytes * i, from + row_bytes * population->rows[i].id.row, row_bytes);
+		pfree(as_read);
+	}
+	*result = PointerGetDatum(ga_tensor_seal(&ga_kind_swarm_tensor, matrix->tensor, NULL));
 	return true;
 }
 

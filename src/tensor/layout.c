@@ -144,6 +144,28 @@ ga_tensor_new(const GaKind *kind, int dtype, int ndim, const int64 *dims, char *
 }
 
 GaTensor *
+ga_tensor_set_rows(const GaKind *kind, GaTensor *tensor, int64 rows, char **data)
+{
+	int64		dims[GA_MAX_RANK];
+	uint64		nelem,
+				nbytes;
+	Size		prefix = HEADER_SIZE(tensor->ndim) + (kind->checked ? sizeof(GaCheck) : 0);
+
+	Assert(tensor->ndim > 0);
+	memcpy(dims, tensor->dims, sizeof(int64) * tensor->ndim);
+	dims[0] = rows;
+	ga_kind_check(kind, tensor->dtype, tensor->ndim, dims, &nelem, &nbytes, NULL);
+	if (prefix + nbytes > VARSIZE(tensor))
+		tensor = repalloc(tensor, prefix + nbytes);
+	SET_VARSIZE(tensor, prefix + nbytes);
+	tensor->dims[0] = rows;
+	if (kind->checked)
+		TENSOR_CHECK(tensor)->nbytes = nbytes;
+	*data = (char *) tensor + prefix;
+	return tensor;
+}
+
+GaTensor *
 ga_tensor_seal(const GaKind *kind, GaTensor *tensor, Node *escontext)
 {
 	if (kind->finite)

@@ -111,6 +111,12 @@ extern bool ga_kind_check(const GaKind *kind, int dtype, int ndim, const int64 *
 extern GaTensor *ga_tensor_new(const GaKind *kind, int dtype, int ndim, const int64 *dims, char **data);
 
 /*
+ * Gives an unsealed value another number of rows (dimension 0), moving it when
+ * it must grow; the rows that stay keep their bytes. Checks as ga_tensor_new.
+ */
+extern GaTensor *ga_tensor_set_rows(const GaKind *kind, GaTensor *tensor, int64 rows, char **data);
+
+/*
  * Finishes a value made by ga_tensor_new: the finiteness rule of the kind
  * (22003) and the checksum. Soft errors go to escontext; then NULL comes back.
  */
