@@ -157,6 +157,43 @@ SELECT count(*) AS left_over FROM gpuagent.checkpoint_item o WHERE NOT EXISTS (
 SELECT gpuagent.create_checkpoint('end') AS e \gset
 SELECT count(*) FROM gpuagent.checkpoint_diff(:e);
 
+-- a horizon of another cluster, as after a dump and restore, holds for nothing here; all is compared, nothing written
+UPDATE gpuagent.checkpoint SET xid_source = 'elsewhere', horizon = '9000000000000000000';
+UPDATE gpuagent.agent SET generation = generation;
+SELECT gpuagent.create_checkpoint() = :e AS same;
+UPDATE gpuagent.agent SET generation = 12345 WHERE id = 'A/1';
+SELECT gpuagent.create_checkpoint('after a restore') AS f \gset
+SELECT new_bytes > 0 AS found FROM gpuagent.checkpoint WHERE id = :f;
+-- what was captured before counts of rows were kept is counted
+UPDATE gpuagent.checkpoint SET agents = NULL, nodes = NULL, edges = NULL, metrics = NULL;
+DELETE FROM gpuagent.agent WHERE id = 'A/1';
+SELECT gpuagent.create_checkpoint('counted') AS n \gset
+SELECT count(*) FROM gpuagent.checkpoint_diff(:n);
+SELECT agents = (SELECT count(*) FROM gpuagent.agent) AS agents, metrics = (SELECT count(*) FROM gpuagent.metric) AS metrics FROM gpuagent.checkpoint WHERE id = :n;
+
+-- imports: what is there is closed, the imported contents are open, and the next checkpoint compares everything
+SELECT contents(:n) AS kept \gset
+BEGIN;
+SELECT gpuagent_store.begin_import('{agents}', '11111111-2222-3333-4444-555555555555', 'imported', NULL, NULL, NULL, '2020-01-01', NULL) AS i \gset
+SELECT fails(format('SELECT gpuagent.restore_checkpoint(%s)', :i)) ~ '^55000.*is incomplete' AS incomplete;
+INSERT INTO gpuagent_store.checkpoint_agent (id, from_seq, generation, metadata, version, created_at, updated_at)
+    SELECT a.id, :i, a.generation, a.metadata, a.version, a.created_at, a.updated_at FROM gpuagent.agent a WHERE a.id NOT LIKE 'A/%';
+INSERT INTO gpuagent_store.checkpoint_agent (id, from_seq, generation, metadata, version, created_at, updated_at)
+    VALUES ('only there', :i, 1, '{}', 1, now(), now());
+SELECT gpuagent_store.finish_import(:i);
+COMMIT;
+SELECT kind, status, objects, raw_bytes > 0 AS raw, created_at FROM gpuagent.checkpoint WHERE id = :i;
+SELECT contents(:n) = :'kept'::bytea AS other_whole, count(*) FROM gpuagent.checkpoint_diff(:n, objects => '{swarms,graphs,experts,metrics}');
+SELECT change, count(*) > 0 AS some FROM gpuagent.checkpoint_diff(:i) GROUP BY 1 ORDER BY 1;
+SELECT gpuagent.create_checkpoint('after the import') AS m \gset
+SELECT count(*) FROM gpuagent.checkpoint_diff(:m);
+SELECT count(*) FROM gpuagent.checkpoint_diff(:n, :m);
+SELECT count(*) AS rewritten FROM gpuagent_store.checkpoint_agent WHERE from_seq = :m AND id NOT LIKE 'A/%';
+SELECT object, action, rows > 0 AS some FROM gpuagent.restore_checkpoint(:i) WHERE action <> 'keep' ORDER BY 1, 2;
+SELECT count(*) FROM gpuagent.checkpoint_diff(:i);
+SELECT fails(format('SELECT gpuagent_store.finish_import(%s)', :i)) ~ '^55000' AS once;
+SELECT fails('SELECT gpuagent_store.begin_import(NULL, ''11111111-2222-3333-4444-555555555555'', NULL, NULL, NULL, NULL, NULL, NULL)');
+
 -- differences
 SELECT gpuagent.store_expert_config('net', learning_rate => 0.1), gpuagent.store_weights('net', 'l1', '[1,2]', '[3]'), gpuagent.store_weights('net', 'l2', '[1]');
 SELECT gpuagent.store_swarm('pop', '[[1,2],[3,4]]');
