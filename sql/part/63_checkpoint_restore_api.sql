@@ -49,7 +49,7 @@ BEGIN
     PERFORM gpuagent_store.lock_checkpoints();
     PERFORM gpuagent_store.require_in_checkpoint(checkpoint, scope.objects);
     existing := gpuagent_store.existing_objects(scope.objects);
-    IF safety AND new_prefix IS NULL AND (existing IS NULL OR existing <> '{}') THEN
+    IF coalesce(safety, true) AND new_prefix IS NULL AND (existing IS NULL OR existing <> '{}') THEN
         PERFORM gpuagent_store.make_checkpoint('safety', 'before restore of ' || checkpoint, existing, NULL, NULL, NULL);
     END IF;
     RETURN QUERY SELECT p.* FROM gpuagent_store.restore_plan(

@@ -150,7 +150,12 @@ BEGIN
     IF least(keep_last, keep_daily, max_bytes) < 0 OR min_age < '0' THEN
         RAISE EXCEPTION 'rules must not be negative' USING ERRCODE = '22023';
     END IF;
-    PERFORM gpuagent_store.lock_checkpoints();
+    dry_run := coalesce(dry_run, false);
+    IF dry_run THEN
+        PERFORM gpuagent_store.require_setup();
+    ELSE
+        PERFORM gpuagent_store.lock_checkpoints();
+    END IF;
     IF keep_last IS NULL AND keep_daily IS NULL AND min_age IS NULL AND max_bytes IS NULL THEN
         keep_last := current_setting('gpuagent.max_checkpoints')::bigint;
     END IF;
