@@ -45,12 +45,14 @@ BEGIN
             OR (o.to_seq IS NULL AND $2[width_bucket(o.from_seq - 1, $2) + 1] IS NOT NULL)) IS NOT TRUE';
         IF partial THEN
             doomed := doomed || ' AND NOT EXISTS (
-                SELECT FROM gpuagent.checkpoint c CROSS JOIN LATERAL gpuagent_store.checkpoint_scope(c.objects) k
-                WHERE c.objects IS NOT NULL AND c.id <> ALL ($1) AND c.id >= o.from_seq AND (o.to_seq IS NULL OR c.id < o.to_seq)
-                    AND (' || kind.covered || '))';
+                SELECT FROM k WHERE k.id >= o.from_seq AND (o.to_seq IS NULL OR k.id < o.to_seq) AND (' || kind.covered || '))';
         END IF;
         answer := '$1[greatest(width_bucket(coalesce(o.to_seq - 1, 9223372036854775807), $1), 1)], (' || kind.size || ')::bigint';
-        RETURN QUERY EXECUTE 'WITH rows (checkpoint, nbytes) AS ('
+        RETURN QUERY EXECUTE 'WITH k AS MATERIALIZED (
+                SELECT c.id, s.agents, s.prefixes, s.kinds, s.names
+                FROM gpuagent.checkpoint c CROSS JOIN LATERAL gpuagent_store.checkpoint_scope(c.objects) s
+                WHERE c.objects IS NOT NULL AND c.id <> ALL ($1)
+            ), rows (checkpoint, nbytes) AS ('
             || CASE WHEN dry_run THEN format('SELECT %s FROM %s o WHERE %s', answer, kind.name, doomed)
                 ELSE format('DELETE FROM %s o WHERE %s RETURNING %s', kind.name, doomed, answer) END
             || ') SELECT r.checkpoint, sum(r.nbytes)::bigint FROM rows r GROUP BY 1' USING gone, whole;
@@ -234,37 +236,37 @@ COMMENT ON FUNCTION gpuagent_store.diff_scope(bigint, bigint, text[]) IS
     'what a difference of two checkpoints (b NULL: the present) compares: objects, or what both cover';
 
 CREATE FUNCTION gpuagent_store.contents(checkpoint bigint, but_not bigint, agents boolean, prefixes text[], kinds text[], names text[])
-RETURNS TABLE (object text, part text, hash bytea, digest bytea, nbytes bigint)
+RETURNS TABLE (object text, part text, hash bytea, digest bytea, nbytes bigint, tensor bytea, biases bytea)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
     SELECT 'agents', o.id, o.digest, o.digest,
-        coalesce(pg_column_size(o.state), 0)::bigint + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata)
+        coalesce(pg_column_size(o.state), 0)::bigint + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata), NULL::bytea, NULL::bytea
     FROM gpuagent_store.checkpoint_agent o
     WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq) AND (agents OR o.id ^@ ANY (prefixes))
         AND (o.from_seq <= but_not AND (o.to_seq IS NULL OR but_not < o.to_seq)) IS NOT TRUE
     UNION ALL
     SELECT 'graph:' || o.graph, 'node:' || o.id, o.digest, o.digest,
-        coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata)
+        coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata), NULL, NULL
     FROM gpuagent_store.checkpoint_node o
     WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
         AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names))
         AND (o.from_seq <= but_not AND (o.to_seq IS NULL OR but_not < o.to_seq)) IS NOT TRUE
     UNION ALL
     SELECT 'graph:' || o.graph, 'edge:' || jsonb_build_array(o.source, o.target, o.edge_type)::text, o.digest, o.digest,
-        8 + pg_column_size(o.metadata)
+        8 + pg_column_size(o.metadata), NULL, NULL
     FROM gpuagent_store.checkpoint_edge o
     WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
         AND ('graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names))
         AND (o.from_seq <= but_not AND (o.to_seq IS NULL OR but_not < o.to_seq)) IS NOT TRUE
     UNION ALL
-    SELECT 'metrics', 'metric:' || o.id, o.digest, o.digest, 8
+    SELECT 'metrics', 'metric:' || o.id, o.digest, o.digest, 8, NULL, NULL
     FROM gpuagent_store.checkpoint_metric o
     WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq) AND 'metrics' = ANY (kinds)
         AND (o.from_seq <= but_not AND (o.to_seq IS NULL OR but_not < o.to_seq)) IS NOT TRUE
     UNION ALL
     SELECT o.object, o.part, coalesce(o.tensor, o.digest),
         gpuagent_store.digest(o.tensor, o.biases, gpuagent_store.item_content(o.part, o.body)),
-        gpuagent_store.item_bytes(o.tensor, o.biases, o.body)
+        gpuagent_store.item_bytes(o.tensor, o.biases, o.body), o.tensor, o.biases
     FROM gpuagent.checkpoint_item o
     WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
         AND (split_part(o.object, ':', 1) = ANY (kinds) OR o.object = ANY (names))
@@ -274,28 +276,28 @@ COMMENT ON FUNCTION gpuagent_store.contents(bigint, bigint, boolean, text[], tex
     'parts of a checkpoint within a scope, without the rows that another checkpoint has as well (NULL: all)';
 
 CREATE FUNCTION gpuagent_store.live_contents(agents boolean, prefixes text[], kinds text[], names text[])
-RETURNS TABLE (object text, part text, hash bytea, digest bytea, nbytes bigint)
+RETURNS TABLE (object text, part text, hash bytea, digest bytea, nbytes bigint, tensor bytea, biases bytea)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
     SELECT 'agents', o.id, d.digest, d.digest,
-        coalesce(pg_column_size(o.state), 0)::bigint + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata)
+        coalesce(pg_column_size(o.state), 0)::bigint + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata), NULL::bytea, NULL::bytea
     FROM gpuagent.agent o CROSS JOIN LATERAL gpuagent_store.digest(o.id, o.state, o.memory, o.generation, o.fitness,
         o.metadata, o.version, o.created_at, o.updated_at, o.origin) d (digest)
     WHERE agents OR o.id ^@ ANY (prefixes)
     UNION ALL
     SELECT 'graph:' || o.graph, 'node:' || o.id, d.digest, d.digest,
-        coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata)
+        coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata), NULL, NULL
     FROM gpuagent.graph_node o
         CROSS JOIN LATERAL gpuagent_store.digest(o.graph, o.id, o.embedding, o.metadata, o.created_at) d (digest)
     WHERE 'graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)
     UNION ALL
     SELECT 'graph:' || o.graph, 'edge:' || jsonb_build_array(o.source, o.target, o.edge_type)::text, d.digest, d.digest,
-        8 + pg_column_size(o.metadata)
+        8 + pg_column_size(o.metadata), NULL, NULL
     FROM gpuagent.graph_edge o CROSS JOIN LATERAL gpuagent_store.digest(o.graph, o.source, o.target, o.edge_type,
         o.weight, o.metadata, o.created_at) d (digest)
     WHERE 'graph' = ANY (kinds) OR 'graph:' || o.graph = ANY (names)
     UNION ALL
-    SELECT 'metrics', 'metric:' || o.id, d.digest, d.digest, 8
+    SELECT 'metrics', 'metric:' || o.id, d.digest, d.digest, 8, NULL, NULL
     FROM gpuagent.metric o CROSS JOIN LATERAL gpuagent_store.digest(o.id, o.run, o.key, o.step, o.value, o.object,
         o.recorded_at, o.created_at) d (digest)
     WHERE 'metrics' = ANY (kinds)
@@ -303,11 +305,35 @@ SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digit
     SELECT o.object, o.part,
         coalesce(o.tensor, gpuagent_store.digest(o.object, o.part, o.version, o.tensor, o.biases, o.body)),
         gpuagent_store.digest(o.tensor, o.biases, gpuagent_store.item_content(o.part, o.body)),
-        gpuagent_store.item_bytes(o.tensor, o.biases, o.body)
+        gpuagent_store.item_bytes(o.tensor, o.biases, o.body), o.tensor, o.biases
     FROM gpuagent_store.live_items(kinds, names) o
 $$;
 COMMENT ON FUNCTION gpuagent_store.live_contents(boolean, text[], text[], text[]) IS
     'parts of a scope as they are now, in the form of contents()';
+
+-- Walks both trees where they differ: the shape of a tree follows from the number of bytes, so equal pieces stand at
+-- equal places, also when rows were appended.
+CREATE FUNCTION gpuagent_store.tensor_common_bytes(a bytea, b bytea) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE pair (a, b) AS (
+        SELECT x.root, y.root
+        FROM (SELECT t.root FROM gpuagent_store.tensor t WHERE t.hash = a LIMIT 1) x,
+            (SELECT t.root FROM gpuagent_store.tensor t WHERE t.hash = b LIMIT 1) y
+        UNION ALL
+        SELECT substr(x.children, 32 * i + 1, 32), substr(y.children, 32 * i + 1, 32)
+        FROM pair p
+            CROSS JOIN LATERAL (SELECT n.children FROM gpuagent_store.node n WHERE n.hash = p.a LIMIT 1) x
+            CROSS JOIN LATERAL (SELECT n.children FROM gpuagent_store.node n WHERE n.hash = p.b LIMIT 1) y
+            CROSS JOIN generate_series(0, least(octet_length(x.children), octet_length(y.children)) / 32 - 1) i
+        WHERE p.a <> p.b
+    )
+    SELECT coalesce(sum(coalesce(
+            (SELECT n.nbytes FROM gpuagent_store.node n WHERE n.hash = p.b LIMIT 1),
+            (SELECT c.nbytes FROM gpuagent_store.chunk c WHERE c.hash = p.b LIMIT 1), 0)), 0)::bigint
+    FROM pair p WHERE p.a = p.b
+$$;
+COMMENT ON FUNCTION gpuagent_store.tensor_common_bytes(bytea, bytea) IS
+    'bytes of chunks that two tensors have at the same place; 0 when one is NULL';
 
 CREATE FUNCTION gpuagent.checkpoint_diff(a bigint, b bigint DEFAULT NULL, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, part text, change text, a_hash bytea, b_hash bytea, changed_bytes bigint)
@@ -321,6 +347,7 @@ BEGIN
     RETURN QUERY
         SELECT object, part, CASE WHEN x.digest IS NULL THEN 'added' WHEN y.digest IS NULL THEN 'removed' ELSE 'changed' END,
             x.hash, y.hash, coalesce(y.nbytes, x.nbytes)
+                - gpuagent_store.tensor_common_bytes(x.tensor, y.tensor) - gpuagent_store.tensor_common_bytes(x.biases, y.biases)
         FROM gpuagent_store.contents($1, $2, scope.agents, scope.prefixes, scope.kinds, scope.names) x
             FULL JOIN (
                 SELECT * FROM gpuagent_store.contents($2, $1, scope.agents, scope.prefixes, scope.kinds, scope.names)
@@ -333,4 +360,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent.checkpoint_diff(bigint, bigint, text[]) IS
-    'what differs between checkpoints a and b (NULL: the present): added, removed or changed parts. part: an agent''s id; node:ID, edge:[source, target, type] or empty of a graph; config, state or layer:NAME of an expert; run:NAME or metric:ID. Hashes: of the tensor for swarms and layers (equal when only metadata or biases differ), else SHA-256 of the row. changed_bytes: the part in b, or in a when removed';
+    'what differs between checkpoints a and b (NULL: the present): added, removed or changed parts. part: an agent''s id; node:ID, edge:[source, target, type] or empty of a graph; config, state or layer:NAME of an expert; run:NAME or metric:ID. Hashes: of the tensor for swarms and layers (equal when only metadata or biases differ), else SHA-256 of the row. changed_bytes: the part in b, or in a when removed, without chunks of 1 MiB that both have';

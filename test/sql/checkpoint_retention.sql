@@ -220,6 +220,16 @@ SELECT gpuagent.create_checkpoint('b') AS b \gset
 SELECT count(*) FROM (SELECT * FROM gpuagent.checkpoint_diff(:a) EXCEPT SELECT * FROM gpuagent.checkpoint_diff(:a, :b)) d;
 SELECT count(*) FROM gpuagent.checkpoint_diff(:a, :b) x FULL JOIN gpuagent.checkpoint_diff(:b, :a) y USING (object, part)
 WHERE (x.change, x.a_hash, x.b_hash) IS DISTINCT FROM (CASE y.change WHEN 'added' THEN 'removed' WHEN 'removed' THEN 'added' ELSE 'changed' END, y.b_hash, y.a_hash);
+-- of large tensors, the chunks that differ: of 70 MiB one row changed, then rows appended, then another height of the tree
+SELECT gpuagent.store_swarm('big', (SELECT gpuagent.tensor('U8', '{70,1048576}', string_agg(decode(repeat(lpad(to_hex(i), 2, '0'), 1048576), 'hex'), '' ORDER BY i)) FROM generate_series(1, 70) i));
+SELECT gpuagent.create_checkpoint('big', '{swarm:big}') AS g \gset
+SELECT gpuagent.store_swarm_rows('big', 65, gpuagent.tensor('U8', '{1,1048576}', decode(repeat('ff', 1048576), 'hex')));
+SELECT object, change, changed_bytes - length((SELECT body FROM gpuagent_store.live_items('{}', '{swarm:big}'))::text) AS tensor_bytes FROM gpuagent.checkpoint_diff(:g);
+SELECT gpuagent.create_checkpoint('big', '{swarm:big}') AS g \gset
+SELECT gpuagent.store_swarm_ref('big', gpuagent_store.append_tensor((SELECT tensor FROM gpuagent.swarm_version WHERE swarm = 'big' ORDER BY version DESC LIMIT 1), gpuagent.tensor('U8', '{2,1048576}', decode(repeat('ee', 2097152), 'hex'))));
+SELECT change, changed_bytes - length((SELECT body FROM gpuagent_store.live_items('{}', '{swarm:big}'))::text) AS tensor_bytes FROM gpuagent.checkpoint_diff(:g);
+SELECT gpuagent.store_swarm('big', '[1,2]');
+SELECT change, changed_bytes - length((SELECT body FROM gpuagent_store.live_items('{}', '{swarm:big}'))::text) AS tensor_bytes FROM gpuagent.checkpoint_diff(:g);
 SELECT part, change FROM gpuagent.checkpoint_diff(:a, :b, '{agents:ch}');
 SELECT count(*) FROM gpuagent.checkpoint_diff(:a, :a);
 SELECT gpuagent.create_checkpoint('s', '{swarms}') AS s, gpuagent.create_checkpoint('e', '{experts}') AS e \gset
