@@ -8,6 +8,7 @@ CREATE TABLE gpuagent_store.chunk (
     nbytes integer NOT NULL CHECK (nbytes BETWEEN 1 AND 1048576),
     codec smallint NOT NULL DEFAULT 0,
     width smallint NOT NULL DEFAULT 1,
+    crc integer NOT NULL,
     data bytea NOT NULL CHECK (octet_length(data) BETWEEN 1 AND 1048576)
 );
 ALTER TABLE gpuagent_store.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
@@ -16,6 +17,7 @@ COMMENT ON TABLE gpuagent_store.chunk IS 'content-addressed pieces of at most 1 
 COMMENT ON COLUMN gpuagent_store.chunk.nbytes IS 'raw bytes';
 COMMENT ON COLUMN gpuagent_store.chunk.codec IS '0: data is raw; 1: byte-shuffled by width, then zstd';
 COMMENT ON COLUMN gpuagent_store.chunk.width IS 'bytes of an element, the stride of the shuffle';
+COMMENT ON COLUMN gpuagent_store.chunk.crc IS 'CRC-32C of the raw bytes, which every reader checks; the hash is checked by verification';
 
 CREATE TABLE gpuagent_store.node (
     hash bytea NOT NULL CHECK (octet_length(hash) = 32),

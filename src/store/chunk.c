@@ -41,11 +41,11 @@ static Statement find_chunk = {
 	"SELECT nbytes FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement load_chunk = {
-	"SELECT nbytes, codec, width, data FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT nbytes, codec, width, data, crc FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_chunk = {
-	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data) VALUES ($1, $2, $3, $4, $5)",
-	5, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID}
+	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data, crc) VALUES ($1, $2, $3, $4, $5, $6)",
+	6, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID, INT4OID}
 };
 static Statement load_node = {
 	"SELECT nbytes, children FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
@@ -163,7 +163,7 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 {
 	bytea	   *packed;
 	size_t		size = 0;
-	Datum		args[5];
+	Datum		args[6];
 
 	/* Probe first: compressing what is already there would be the larger part of the work. */
 	if (!insert_as_owner("chunk", &find_chunk, NULL, hash, NULL))
@@ -183,6 +183,7 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 	args[1] = Int32GetDatum(nbytes);
 	args[3] = Int16GetDatum(width);
 	args[4] = PointerGetDatum(packed);
+	args[5] = Int32GetDatum((int32) ga_crc32c(data, nbytes));
 	insert_as_owner("chunk", NULL, &insert_chunk, hash, args);
 	pfree(packed);
 	pfree(DatumGetPointer(args[0]));
@@ -220,6 +221,7 @@ ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify)
 	Pointer		stored;
 	bool		isnull;
 	size_t		size;
+	uint32		crc;
 
 	CHECK_FOR_INTERRUPTS();
 	if (!fetch(&load_chunk, hash, false))
@@ -228,6 +230,7 @@ ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify)
 	row = SPI_tuptable->vals[0];
 	if (DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull)) != nbytes)
 		report_damaged("chunk", hash, "It does not have the size that its tensor asks for.");
+	crc = (uint32) DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull));
 	stored = DatumGetPointer(SPI_getbinval(row, desc, 4, &isnull));
 	data = DatumGetByteaPP(PointerGetDatum(stored));
 	size = VARSIZE_ANY_EXHDR(data);
@@ -257,6 +260,8 @@ ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify)
 		if (memcmp(&found, hash, sizeof found) != 0)
 			report_damaged("chunk", hash, psprintf("Its content has the hash %s.", ga_hash_text(&found)));
 	}
+	if (ga_crc32c(dst, nbytes) != crc)
+		report_damaged("chunk", hash, "Its checksum does not match.");
 }
 
 void

@@ -68,7 +68,7 @@ ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash)
 		int			child = (i >> (6 * (l - 1))) & (GA_NODE_FANOUT - 1);
 
 		if (state->path[l] == NULL)
-			state->path[l] = palloc0(sizeof(PathNode));
+			state->path[l] = MemoryContextAllocZero(GetMemoryChunkContext(reader), sizeof(PathNode));
 		if (state->path[l]->nchildren == 0 || state->path[l]->index != index)
 		{
 			state->path[l]->nchildren = 0;

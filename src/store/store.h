@@ -52,7 +52,7 @@ extern size_t ga_chunk_size(const GaHash *hash);
 
 /*
  * Decodes a chunk into dst, which takes nbytes. ERROR XX001 when it is missing, has another size,
- * does not decode, or (verify) does not have its hash.
+ * does not decode, does not have its checksum or (verify) its hash.
  */
 extern void ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify);
 
@@ -97,8 +97,8 @@ extern void ga_tree_store(uint64 nbytes, const GaHash *chunks, const GaTree *bas
 typedef struct GaWriter GaWriter;
 
 /*
- * Begins a tensor of known dtype and shape. Memory is taken from the current
- * context. Bytes may arrive in pieces of any size; finish() fails (22023) when
+ * Begins a tensor of known dtype and shape. Memory is taken from the context
+ * that is current now, whatever is current later. Bytes may arrive in pieces of any size; finish() fails (22023) when
  * their number is not what the shape says.
  */
 extern GaWriter *ga_writer_begin(int dtype, int ndim, const int64 *dims);
@@ -127,12 +127,12 @@ typedef struct GaReader
 	struct GaReaderState *state;
 } GaReader;
 
-/* Opens a tensor; ERROR 42704 when the store does not have it. */
+/* Opens a tensor, in the current memory context; ERROR 42704 when the store does not have it. */
 extern GaReader *ga_reader_open(const GaHash *tensor);
 
 /*
  * Copies raw bytes [offset, offset + nbytes) to dst. Every chunk read is checked against
- * its length; with `verify` also against its hash (XX001).
+ * its length and checksum; with `verify` also against its hash (XX001).
  */
 extern void ga_reader_read(GaReader *reader, uint64 offset, uint64 nbytes, char *dst, bool verify);
 extern void ga_reader_close(GaReader *reader);

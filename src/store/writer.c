@@ -9,6 +9,7 @@
 
 struct GaWriter
 {
+	MemoryContext context;
 	int			dtype;
 	int			ndim;
 	int64		dims[GA_MAX_RANK];
@@ -32,6 +33,7 @@ ga_writer_begin(int dtype, int ndim, const int64 *dims)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid shape %s for dtype %s", ga_shape_text(ndim, dims), ga_dtype_name(dtype))));
+	w->context = CurrentMemoryContext;
 	w->dtype = dtype;
 	w->ndim = ndim;
 	memcpy(w->dims, dims, sizeof(int64) * ndim);
@@ -43,7 +45,7 @@ push_hash(GaWriter *w, const GaHash *hash)
 {
 	/* Grown as chunks arrive: a shape alone must not reserve memory. */
 	if (w->chunks == NULL)
-		w->chunks = palloc(sizeof(GaHash) * 64);
+		w->chunks = MemoryContextAlloc(w->context, sizeof(GaHash) * 64);
 	else if (w->nchunks >= 64 && (w->nchunks & (w->nchunks - 1)) == 0)
 		w->chunks = repalloc_huge(w->chunks, sizeof(GaHash) * w->nchunks * 2);
 	w->chunks[w->nchunks++] = *hash;
@@ -81,7 +83,7 @@ ga_writer_write(GaWriter *w, const char *data, size_t nbytes)
 			continue;
 		}
 		if (w->buffer == NULL)
-			w->buffer = palloc(GA_CHUNK_SIZE);
+			w->buffer = MemoryContextAlloc(w->context, GA_CHUNK_SIZE);
 		take = Min(nbytes, GA_CHUNK_SIZE - w->fill);
 		memcpy(w->buffer + w->fill, data, take);
 		w->fill += take;

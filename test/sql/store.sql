@@ -144,6 +144,9 @@ SELECT * FROM damage(
     'chunk shuffled by another width',
     'UPDATE gpuagent_store.chunk SET width = 4 WHERE hash = (SELECT hash FROM damage_chunk) AND $1 IS NOT NULL');
 SELECT * FROM damage(
+    'chunk with another checksum',
+    'UPDATE gpuagent_store.chunk SET crc = 0 WHERE hash = (SELECT hash FROM damage_chunk) AND $1 IS NOT NULL');
+SELECT * FROM damage(
     'node missing',
     'DELETE FROM gpuagent_store.node n USING gpuagent_store.tensor t WHERE t.hash = $1 AND n.hash = t.root');
 SELECT * FROM damage(
@@ -176,8 +179,8 @@ SELECT * FROM damage(
 -- and all is whole again
 SELECT gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 2097152;
 -- the tables refuse what could never be right
-SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, data) VALUES ('\x00', 1, '\x00')$$);
-SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, data) VALUES (sha256(''), 1048577, '\x00')$$) ~ '^23514' AS nbytes;
+SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, crc, data) VALUES ('\x00', 1, 0, '\x00')$$);
+SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, crc, data) VALUES (sha256(''), 1048577, 0, '\x00')$$) ~ '^23514' AS nbytes;
 SELECT error_of($$INSERT INTO gpuagent_store.node (hash, nbytes, children) VALUES (sha256(''), 1, '\x00')$$) ~ '^23514' AS children;
 
 -- tensor_problem() inside blocks that catch errors
@@ -233,6 +236,39 @@ SELECT gpuagent_store.get_tensor(tensor_hash('[1,2,3,4,5]'));
 ROLLBACK;
 SELECT error_of('SELECT gpuagent_store.get_tensor(tensor_hash(''[1,2,3,4,5]''))') ~ '^42704' AS rolled_back;
 
+BEGIN;
+SET LOCAL client_min_messages = error;
+DROP EXTENSION gpuagent CASCADE;
+CREATE EXTENSION gpuagent;
+SELECT gpuagent_store.put_tensor('[1]') IS NOT NULL;
+ROLLBACK;
+BEGIN;
+SET LOCAL client_min_messages = error;
+DROP EXTENSION gpuagent CASCADE;
+DROP SCHEMA IF EXISTS gpuagent, gpuagent_store CASCADE;
+CREATE EXTENSION gpuagent;
+SELECT gpuagent.setup();
+SELECT gpuagent_store.put_tensor('[1,2,3]') = gpuagent.tensor_hash('[1,2,3]') AS stored;
+SELECT gpuagent_store.get_tensor(gpuagent.tensor_hash('[1,2,3]')), (SELECT count(*) FROM gpuagent_store.chunk) AS chunks;
+ROLLBACK;
+SELECT gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 2097152;
+
+-- Cancelled in the middle: not an answer of tensor_problem(), and the session goes on.
+\set VERBOSITY terse
+SET statement_timeout = '30ms';
+SELECT count(gpuagent_store.tensor_problem(hash)) FROM store_case, generate_series(1, 100) WHERE nbytes > 60000000;
+SELECT count(gpuagent_store.put_tensor(tensor('U8', ARRAY[6000000], store_bytes(6000000, i)))) FROM generate_series(100, 300) i;
+SELECT count(gpuagent_store.get_tensor(hash)) FROM store_case, generate_series(1, 100) WHERE nbytes > 60000000;
+RESET statement_timeout;
+\set VERBOSITY default
+SELECT gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 1048577;
+
+-- In a security-restricted operation, too.
+CREATE MATERIALIZED VIEW store_view AS SELECT gpuagent_store.put_tensor('[5,5,5]') AS hash;
+REFRESH MATERIALIZED VIEW store_view;
+SELECT gpuagent_store.get_tensor(hash) FROM store_view;
+DROP MATERIALIZED VIEW store_view;
+
 -- A plan made while the table is empty does not read all of it later.
 BEGIN;
 CREATE TEMP TABLE plans AS SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relid = 'gpuagent_store.chunk'::regclass;
@@ -258,7 +294,7 @@ GRANT USAGE ON SCHEMA gpuagent TO store_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA gpuagent_store TO store_reader;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA gpuagent_store, gpuagent TO store_reader;
 SET ROLE store_reader;
-SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, data) VALUES (sha256(''), 1, '\x00')$$);
+SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, crc, data) VALUES (sha256(''), 1, 0, '\x00')$$);
 SELECT gpuagent_store.put_tensor('[6,7]') IS NOT NULL AS stored;
 SELECT gpuagent_store.get_tensor(tensor_hash('[6,7]'));
 SELECT current_user;

@@ -209,6 +209,22 @@ SELECT retrieve_swarm('huge', start => 268435454)::bigint[];
 SELECT count(*), sum(nbytes(data)) FROM swarm_chunks('huge');
 ROLLBACK;
 
+-- What row security hides cannot be written, and nobody waits for ever.
+CREATE ROLE swarm_writer;
+BEGIN;
+SELECT gpuagent.grant_access('swarm_writer', 'write');
+ALTER TABLE gpuagent.swarm ENABLE ROW LEVEL SECURITY;
+CREATE POLICY hidden ON gpuagent.swarm USING (swarm <> 'm') WITH CHECK (true);
+ALTER TABLE gpuagent.expert ENABLE ROW LEVEL SECURITY;
+CREATE POLICY hidden ON gpuagent.expert USING (expert <> 'm') WITH CHECK (true);
+SELECT store_weights('m', 'w', '[1]');
+SET LOCAL ROLE swarm_writer;
+SELECT error_of($$SELECT store_swarm('m', '[1]')$$);
+SELECT error_of($$SELECT store_weights('m', 'w', '[1]')$$);
+SELECT store_swarm('mine', '[1]'), error_of($$SELECT retrieve_swarm('m')$$);
+ROLLBACK;
+DROP ROLE swarm_writer;
+
 -- A current version without its row is absent.
 BEGIN;
 DELETE FROM gpuagent.swarm_version WHERE swarm = 'm' AND version = 3;
