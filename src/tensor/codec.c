@@ -16,6 +16,9 @@
 /* Keep raw bytes when compression gains less than 1/50. */
 #define WORTH_IT(packed, raw) ((packed) <= (raw) - (raw) / 50)
 
+/* Uninterruptible work on one piece takes at most some hundred milliseconds. */
+#define PIECE ((size_t) 1024 * 1024)
+
 static ZSTD_CCtx *compressor;	/* of this backend, reused: creating one costs more than a small value */
 static ZSTD_DCtx *decompressor;
 
@@ -77,6 +80,32 @@ unshuffle(const char *restrict src, char *restrict dst, size_t n, int width)
 	}
 }
 
+/*
+ * Compresses in pieces, so that a cancel comes through: high levels take minutes
+ * for the largest values. Returns 0 when dst is too small.
+ */
+static size_t
+compress_pieces(const char *src, size_t nbytes, int level, char *dst)
+{
+	ZSTD_inBuffer in = {src, 0, 0};
+	ZSTD_outBuffer out = {dst, nbytes, 0};
+	size_t		left;
+
+	/* A cancel may have left the last one unfinished. */
+	ZSTD_CCtx_reset(compressor, ZSTD_reset_session_and_parameters);
+	ZSTD_CCtx_setParameter(compressor, ZSTD_c_compressionLevel, level);
+	ZSTD_CCtx_setPledgedSrcSize(compressor, nbytes);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		in.size = Min(in.pos + PIECE, nbytes);
+		left = ZSTD_compressStream2(compressor, &out, &in, in.size == nbytes ? ZSTD_e_end : ZSTD_e_continue);
+		if (ZSTD_isError(left) || out.pos == out.size)
+			return 0;
+	} while (in.pos < nbytes || left > 0);
+	return out.pos;
+}
+
 size_t
 ga_compress(const char *src, size_t nbytes, int width, int level, char *dst)
 {
@@ -97,14 +126,14 @@ ga_compress(const char *src, size_t nbytes, int width, int level, char *dst)
 		memcpy(planes + whole, src + whole, nbytes - whole);
 		input = planes;
 	}
-	packed = ZSTD_compressCCtx(compressor, dst, nbytes, input, nbytes, level);
+	/* The one error that can come is a full destination: no gain. */
+	if (nbytes > PIECE)
+		packed = compress_pieces(input, nbytes, level, dst);
+	else
+		packed = ZSTD_compressCCtx(compressor, dst, nbytes, input, nbytes, level);
 	if (planes)
 		pfree(planes);
-
-	/* The one error that can come is a full destination: no gain. */
-	if (ZSTD_isError(packed) || !WORTH_IT(packed, nbytes))
-		return 0;
-	return packed;
+	return ZSTD_isError(packed) || !WORTH_IT(packed, nbytes) ? 0 : packed;
 }
 
 bool

@@ -8,6 +8,7 @@
 
 #include "catalog/pg_type.h"
 #include "math/distance.h"
+#include "mb/pg_wchar.h"
 #include "tensor/tensor.h"
 #include "utils/array.h"
 
@@ -339,7 +340,7 @@ ga_dtype_from_text(const char *name, size_t len)
 	if (dtype == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown dtype \"%.*s\"", (int) Min(len, 64), name),
+				 errmsg("unknown dtype \"%.*s\"", pg_mbcliplen(name, len, 64), name),
 				 errhint("Use one of F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, C64, "
 						 "F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, F4, F6_E2M3, F6_E3M2.")));
 	return dtype;

@@ -503,8 +503,9 @@ ga_tensor_parse(const GaKind *kind, const char *text, int32 typmod, Node *escont
 	else
 		ps.dtype = default_dtype;
 
-	if (kind->floats_only && ps.dtype != GA_F32 && ps.dtype != GA_F16 && ps.dtype != GA_BF16)
-		return ga_kind_check(kind, ps.dtype, 1, (int64[]) {1}, &nelem, &nbytes, escontext) ? NULL : NULL;
+	/* A dtype that the kind does not hold is refused before its numbers are read. */
+	if (kind->floats_only && !ga_kind_check(kind, ps.dtype, 1, (int64[]) {1}, &nelem, &nbytes, escontext))
+		return NULL;
 	if (ga_dtype_info(ps.dtype)->cls == GA_CLASS_OPAQUE)
 		SYNTAX_ERROR(&ps, NULL, "Values of dtype %s have no numbers; use the form %s[..]:raw:<base64>.",
 					 ga_dtype_name(ps.dtype), ga_dtype_name(ps.dtype));

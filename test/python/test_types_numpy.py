@@ -4,6 +4,7 @@ import math
 import os
 import random
 import struct
+import time
 import unittest
 from decimal import Decimal
 from fractions import Fraction
@@ -349,6 +350,44 @@ class TypesTest(unittest.TestCase):
                 self.row("SELECT astype(%s, 'F32')", whole)
             with self.assertRaises(psycopg.errors.ProgramLimitExceeded):
                 self.row("SELECT astype(%s, 'U8')::float8[]", self.conn.wire["swarm_tensor"](tw.encode("F16", (2 ** 27 - 1,), bytes(2 ** 28 - 2))))
+
+    def test_cancel_of_slow_compression(self):
+        """A time limit ends the strongest compression of a large value, and the next one is right."""
+        payload = self.np_rng.normal(0, 1, 2 ** 21).astype(np.float32).tobytes()
+        sent = self.conn.wire["swarm_tensor"](tw.encode("F32", (2 ** 21,), payload))
+        with tw.connect() as conn:
+            conn.execute("SET gpuagent.compression_level = 19")
+            conn.execute("SET statement_timeout = '500ms'")
+            started = time.monotonic()
+            with self.assertRaises(psycopg.errors.QueryCanceled):
+                tw.binary_row(conn, "SELECT length(%s::text)", (conn.wire["swarm_tensor"](sent),))
+            self.assertLess(time.monotonic() - started, 5)
+            conn.execute("RESET statement_timeout")
+            conn.execute("SET gpuagent.compression_level = 1")
+            row = tw.binary_row(conn, "SELECT v::text::swarm_tensor, v::text ~ '^F32.[0-9]+.:zstd:' FROM (SELECT %s) s (v)", (conn.wire["swarm_tensor"](sent),))
+            self.assertEqual(row, (sent, True))
+
+    def test_soft_errors(self):
+        """From 16 on, what input refuses is refused softly, with the same SQLSTATE, by each of its ways to refuse."""
+        texts = ["", "[1", "[1,,2]", "[[1],2]", "[1e999]", "[1e-999]", "[0x1]", "[NaN]", "[]", "F64:[1]", "F16:[65520]", "BF16:[3.4e38]", "F99:[1]", "[[[[[[[[[1]]]]]]]]]", "U8:[256]", "U8:[x]",
+                 "BOOL:[2]", "C64:[1]", "F32[1]:raw:AAAA", "F32[1]:raw:AACAP*==", "F32[1", "F32[4194305]:zstd:AAAA", "F32[9223372036854775807]:raw:", "F32[16]:zstd:AAAA", "F32[1]:zip:", "1 2",
+                 "[" + "1," * 65535 + "1]", "F32[1,1,1,1,1,1,1,1,1]:raw:", "F4[1]:raw:AA==", "F32[1]:raw:AADAfw=="]
+        modified = [("embedding(2)", "[1]"), ("embedding(1,F16)", "[65520]"), ("agent_state(I8)", "[1.5]"), ("agent_state(F64)", "F4[2]:raw:IQ==")]
+        cases = [(t, x) for t in tw.TYPES for x in texts] + modified
+        soft = self.conn.info.server_version >= 160000
+        refusals = 0
+        for type, text in cases:
+            try:
+                self.conn.execute(f"SELECT %s::{type}", (text,))
+                hard = None
+            except psycopg.Error as error:
+                hard = error.sqlstate
+                refusals += 1
+            if soft:
+                row = self.conn.execute("SELECT sql_error_code FROM pg_input_error_info(%s, %s)", (text, type)).fetchone()
+                self.assertEqual(row[0], hard, (type, text[:60]))
+                self.assertEqual(self.conn.execute("SELECT pg_input_is_valid(%s, %s)", (text, type)).fetchone()[0], hard is None)
+        self.assertGreater(refusals, 70)
 
     # ---- documentation ----
 
