@@ -372,7 +372,7 @@ class TypesTest(unittest.TestCase):
         texts = ["", "[1", "[1,,2]", "[[1],2]", "[1e999]", "[1e-999]", "[0x1]", "[NaN]", "[]", "F64:[1]", "F16:[65520]", "BF16:[3.4e38]", "F99:[1]", "[[[[[[[[[1]]]]]]]]]", "U8:[256]", "U8:[x]",
                  "BOOL:[2]", "C64:[1]", "F32[1]:raw:AAAA", "F32[1]:raw:AACAP*==", "F32[1", "F32[4194305]:zstd:AAAA", "F32[9223372036854775807]:raw:", "F32[16]:zstd:AAAA", "F32[1]:zip:", "1 2",
                  "[" + "1," * 65535 + "1]", "F32[1,1,1,1,1,1,1,1,1]:raw:", "F4[1]:raw:AA==", "F32[1]:raw:AADAfw=="]
-        modified = [("embedding(2)", "[1]"), ("embedding(1,F16)", "[65520]"), ("agent_state(I8)", "[1.5]"), ("agent_state(F64)", "F4[2]:raw:IQ==")]
+        modified = [("embedding(2)", "[1]"), ("embedding(1,F16)", "F32:[65520]"), ("agent_state(I8)", "F32:[1.5]"), ("agent_state(F64)", "F4[2]:raw:IQ==")]
         cases = [(t, x) for t in tw.TYPES for x in texts] + modified
         soft = self.conn.info.server_version >= 160000
         refusals = 0

@@ -108,9 +108,10 @@ def float_of_bits(dtype, bits):
 
 def widen(dtype, payload):
     """Elements of a float payload as float64, exact."""
-    if dtype == "BF16":
-        return (np.frombuffer(payload, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return np.frombuffer(payload, np.dtype(DTYPES[dtype][2]).newbyteorder("<")).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        if dtype == "BF16":
+            return (np.frombuffer(payload, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return np.frombuffer(payload, np.dtype(DTYPES[dtype][2]).newbyteorder("<")).astype(np.float64)
 
 
 # ---- distances: the canonical summation of src/math/distance.h, lane by lane ----
