@@ -224,13 +224,13 @@ BEGIN
         RAISE EXCEPTION 'invalid index of safetensors files'
             USING ERRCODE = 'data_corrupted', DETAIL = format('The weight_map of "%s" is not an object from tensors to files beside it.', index);
     END IF;
-    SELECT format('Tensor "%s" is in %s by the index and in %s by the files.', COALESCE(m.key, h.name),
-        COALESCE('"' || m.value || '"', 'none'), COALESCE('"' || h.file || '"', 'another or none')) INTO bad
+    SELECT min(format('Tensor "%s" is in %s by the index and in %s by the files.', COALESCE(m.key, h.name),
+        COALESCE('"' || m.value || '"', 'none'), COALESCE('"' || h.file || '"', 'another or none'))) INTO bad
         FROM jsonb_each_text(map) m
         FULL JOIN (SELECT f.file, h.name FROM (SELECT DISTINCT value FROM jsonb_each_text(map)) f (file),
                        gpuagent_store.safetensors_header(regexp_replace(path, '[^/]*$', '') || f.file, NULL) h) h
             ON h.name = m.key AND h.file = m.value
-        WHERE m.key IS NULL OR h.name IS NULL LIMIT 1;
+        WHERE m.key IS NULL OR h.name IS NULL;
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'invalid index of safetensors files' USING ERRCODE = 'data_corrupted', DETAIL = bad;
     END IF;
@@ -245,10 +245,9 @@ CREATE FUNCTION gpuagent_store.bias_layers(names text[], biases jsonb)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    IF jsonb_typeof($2) <> 'object' OR EXISTS (
-        SELECT FROM jsonb_each($2) b LEFT JOIN unnest($1) t (name) ON t.name = b.key
+    IF (SELECT count(*) FROM jsonb_each($2) b LEFT JOIN unnest($1) t (name) ON t.name = b.key
             LEFT JOIN unnest($1) l (name) ON l.name = b.value #>> '{}'
-        WHERE t.name IS NULL OR l.name IS NULL OR jsonb_typeof(b.value) <> 'string' OR $2 ? (b.value #>> '{}'))
+            WHERE t.name IS NULL OR l.name IS NULL OR jsonb_typeof(b.value) <> 'string' OR $2 ? (b.value #>> '{}')) > 0
         OR EXISTS (SELECT FROM jsonb_each_text($2) b GROUP BY b.value HAVING count(*) > 1)
     THEN
         RAISE EXCEPTION 'invalid metadata of a safetensors file'

@@ -1,5 +1,6 @@
 
--- FILES: a checkpoint back from its folder. Lines carry the digest of their row, which the tables compute again.
+-- FILES: a checkpoint back from its folder. Lines carry the digest of their row, which the tables compute again. What is
+-- wrong is looked for with min(), not LIMIT 1, which would have the planner join line by line.
 CREATE FUNCTION gpuagent_store.require_digests(what text, wrong text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -46,8 +47,8 @@ BEGIN
             FROM line
             RETURNING a.id, a.digest
         )
-        SELECT line.j ->> 'id' FROM line LEFT JOIN added ON added.id = line.j ->> 'id'
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex') LIMIT 1$q$,
+        SELECT min(line.j ->> 'id') FROM line LEFT JOIN added ON added.id = line.j ->> 'id'
+        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
         stem || '.jsonl',
         gpuagent_store.rows_of(section, 'read_states', tensors, 'state', 'gpuagent.agent_state'),
         gpuagent_store.rows_of(section, 'read_states', tensors, 'memory', 'gpuagent.agent_state'),
@@ -78,8 +79,8 @@ BEGIN
             FROM line l LEFT JOIN %2$s WITH ORDINALITY e (state, i) ON l.j -> 'embedding' = 'true' AND e.i = l.place
             RETURNING n.id, n.digest
         )
-        SELECT line.id FROM line LEFT JOIN added ON added.id = line.id
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex') LIMIT 1$q$,
+        SELECT min(line.id) FROM line LEFT JOIN added ON added.id = line.id
+        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
         stem || '.nodes.jsonl', gpuagent_store.rows_of(section, 'read_states', tensors, 'embeddings', 'gpuagent.agent_state'),
         checkpoint, graph) INTO wrong;
     PERFORM gpuagent_store.require_digests('Node', wrong);
@@ -93,8 +94,8 @@ BEGIN
             SELECT %4$L, source, target, edge_type, %3$s, weight, j -> 'metadata', (j ->> 'created_at')::timestamptz FROM line
             RETURNING e.source, e.target, e.edge_type, e.digest
         )
-        SELECT concat_ws(' ', source, target, edge_type) FROM line LEFT JOIN added USING (source, target, edge_type)
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex') LIMIT 1$q$,
+        SELECT min(concat_ws(' ', source, target, edge_type)) FROM line LEFT JOIN added USING (source, target, edge_type)
+        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
         stem || '.edges.jsonl', tensors, checkpoint, graph) INTO wrong;
     PERFORM gpuagent_store.require_digests('Edge', wrong);
 END
@@ -119,8 +120,8 @@ BEGIN
             (l.j ->> 'recorded_at')::timestamptz, (l.j ->> 'created_at')::timestamptz FROM line l
         RETURNING m.id, m.digest
     )
-    SELECT l.id::text INTO wrong FROM line l LEFT JOIN added ON added.id = l.id
-        WHERE added.digest IS DISTINCT FROM decode(l.j ->> 'digest', 'hex') LIMIT 1;
+    SELECT min(l.id)::text INTO wrong FROM line l LEFT JOIN added ON added.id = l.id
+        WHERE added.digest IS DISTINCT FROM decode(l.j ->> 'digest', 'hex');
     PERFORM gpuagent_store.require_digests('Metric', wrong);
 END
 $$;
@@ -140,15 +141,15 @@ BEGIN
             decode(l.j ->> 'biases', 'hex'), l.j -> 'body' FROM line l
         RETURNING i.object, i.part, i.digest
     )
-    SELECT concat_ws(' ', l.object, nullif(l.part, '')) INTO wrong
+    SELECT min(concat_ws(' ', l.object, nullif(l.part, ''))) INTO wrong
         FROM line l LEFT JOIN added a ON a.object = l.object AND a.part = l.part
         WHERE a.digest IS DISTINCT FROM decode(l.j ->> 'digest', 'hex')
-            OR NOT gpuagent_store.object_covered(scope, l.object) LIMIT 1;
+            OR NOT gpuagent_store.object_covered(scope, l.object);
     PERFORM gpuagent_store.require_digests('Item', wrong);
-    SELECT concat_ws(' ', i.object, nullif(i.part, '')) INTO wrong
+    SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) INTO wrong
         FROM gpuagent.checkpoint_item i, unnest(ARRAY[i.tensor, i.biases]) h
         WHERE i.from_seq = import_items.checkpoint AND h IS NOT NULL
-            AND NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = h) LIMIT 1;
+            AND NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = h);
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'the files of the checkpoint do not fit together'
             USING ERRCODE = 'data_corrupted', DETAIL = format('The tensor of "%s" is in none of them.', wrong);
@@ -163,12 +164,12 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp 
 DECLARE
     wrong text;
 BEGIN
-    SELECT COALESCE(l.name, t ->> 'name') INTO wrong
+    SELECT min(COALESCE(l.name, t ->> 'name')) INTO wrong
         FROM (SELECT x.name, encode(x.tensor, 'hex') AS hash
               FROM jsonb_array_elements(section -> 'files') f, gpuagent_store.load_safetensors(folder || '/' || (f ->> 'name'), NULL) x
               WHERE f ->> 'name' LIKE '%.safetensors' AND x.kind = 'tensor') l
         FULL JOIN jsonb_array_elements(section -> 'tensors') t ON t ->> 'name' = l.name AND t ->> 'hash' = l.hash
-        WHERE l.name IS NULL OR t IS NULL LIMIT 1;
+        WHERE l.name IS NULL OR t IS NULL;
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'the files of the checkpoint do not fit together'
             USING ERRCODE = 'data_corrupted',
