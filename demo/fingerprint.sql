@@ -15,8 +15,8 @@ FROM gpuagent.load_weights('minilm') ORDER BY layer COLLATE "C";
 SELECT 'expert', expert, domain, parameter_count, architecture, activation_count, success_rate
 FROM gpuagent.expert ORDER BY expert;
 
-SELECT 'swarm', swarm, version, pg_temp.bits(gpuagent.retrieve_swarm(swarm, version))
-FROM gpuagent.swarm_version ORDER BY swarm, version;
+-- What a checkpoint holds of a swarm is its current version; older versions are the database's own history.
+SELECT 'swarm', swarm, current, pg_temp.bits(gpuagent.retrieve_swarm(swarm)), metadata FROM gpuagent.swarm ORDER BY swarm;
 
 SELECT 'agent', id, generation, version, encode(float8send(fitness), 'hex'), pg_temp.bits(state::gpuagent.swarm_tensor),
 	pg_temp.bits(memory::gpuagent.swarm_tensor), metadata
