@@ -91,6 +91,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Use read, write, map or admin.';
     END IF;
     PERFORM gpuagent_store.require_setup();
+    IF NOT has_function_privilege('gpuagent.setup()', 'EXECUTE WITH GRANT OPTION') THEN
+        RAISE EXCEPTION 'permission denied to grant access'
+            USING ERRCODE = 'insufficient_privilege',
+                DETAIL = 'The functions belong to the role that created the extension.', HINT = 'Let that role call gpuagent.grant_access().';
+    END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
     IF level = 'admin' THEN
         EXECUTE format('GRANT CREATE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
