@@ -31,9 +31,11 @@ COMMENT ON FUNCTION gpuagent_store.object_covered(text[], text) IS
     'true when an address (agents:ID, swarm:NAME, ...) is among a checkpoint''s objects; objects NULL covers everything';
 
 CREATE FUNCTION gpuagent_store.scope_covers(covering text[], covered text[]) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT covering IS NULL OR (covered IS NOT NULL AND NOT EXISTS (
-        SELECT FROM unnest(covered) c WHERE NOT gpuagent_store.object_covered(covering, c)))
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN covering IS NULL OR (covered IS NOT NULL AND NOT EXISTS (
+        SELECT FROM unnest(covered) c WHERE NOT gpuagent_store.object_covered(covering, c)));
+END
 $$;
 COMMENT ON FUNCTION gpuagent_store.scope_covers(text[], text[]) IS
     'true when every address of covered is among covering; NULL is everything';
@@ -159,8 +161,9 @@ COMMENT ON FUNCTION gpuagent_store.item_bytes(bytea, bytea, jsonb) IS 'raw bytes
 CREATE FUNCTION gpuagent_store.capture_steps(incremental boolean, with_agents boolean, with_graphs boolean,
     with_items boolean, with_metrics boolean)
 RETURNS TABLE (n bigint, role text, step text)
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $steps$
-    SELECT v.n, v.role, CASE WHEN incremental THEN replace(replace(v.step,
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 20 SET search_path = pg_catalog, pg_temp AS $steps$
+BEGIN
+    RETURN QUERY SELECT v.n, v.role, CASE WHEN incremental THEN replace(replace(v.step,
             '/*candidate*/', 'AND a.ctid = ANY ($9)'), '/*incremental*/', 'gpuagent_store.changed_since(a.xmin, $2)')
         ELSE replace(replace(replace(v.step,
             '/*candidate*/', ''), '/*incremental*/', 'false'), '/* candidates */ ', '') END
@@ -339,7 +342,8 @@ $ga$WITH added AS (
     RETURNING gpuagent_store.item_bytes(o.tensor, o.biases, o.body) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$)) v (n, role, wanted, step)
     WHERE v.wanted
-    ORDER BY v.n
+    ORDER BY v.n;
+END
 $steps$;
 COMMENT ON FUNCTION gpuagent_store.capture_steps(boolean, boolean, boolean, boolean, boolean) IS
     'statements of a checkpoint, in order; role horizon returns that, agents, nodes, edges and metrics how many there are, change the rows and the change of bytes';

@@ -5,9 +5,9 @@ BEGIN
     PERFORM gpuagent_store.require_setup();
     SELECT h.last, h.last_import INTO last, last_import FROM gpuagent_store.checkpoint_head h FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'the row of gpuagent_store.checkpoint_head is missing'
-            USING ERRCODE = '55000',
-                HINT = 'Insert it: last and last_import are the greatest id in gpuagent.checkpoint.';
+        INSERT INTO gpuagent_store.checkpoint_head AS h (last, last_import)
+        SELECT coalesce(max(k.id), 0), coalesce(max(k.id) FILTER (WHERE k.kind = 'import'), 0) FROM gpuagent.checkpoint k
+        RETURNING h.last, h.last_import INTO last, last_import;
     END IF;
 END
 $$;
@@ -97,7 +97,9 @@ COMMENT ON FUNCTION gpuagent_store.checkpoint_raw_bytes(bigint, text[]) IS
 -- A table or partition that was put in place by DDL has rows older than the horizon that no checkpoint has seen: so
 -- horizons hold for one set of tables only, and not for foreign ones, which have transaction ids of their own.
 CREATE FUNCTION gpuagent_store.horizon_source() RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
     WITH RECURSIVE part (oid) AS (
         SELECT unnest('{gpuagent.agent,gpuagent.graph_node,gpuagent.graph_edge,gpuagent.metric}'::regclass[])::oid
         UNION
@@ -105,7 +107,8 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     )
     SELECT CASE WHEN bool_or(c.relkind = 'f') THEN NULL
         ELSE gpuagent_store.xid_source() || '/' || string_agg(p.oid::text, ',' ORDER BY p.oid) END
-    FROM part p JOIN pg_class c ON c.oid = p.oid
+    FROM part p JOIN pg_class c ON c.oid = p.oid);
+END
 $$;
 COMMENT ON FUNCTION gpuagent_store.horizon_source() IS
     'what horizons that are stored with the same text hold for: this cluster, this database, these tables and partitions; NULL: none hold';
