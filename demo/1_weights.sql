@@ -1,7 +1,6 @@
 -- A real model's weights become an expert: one layer per tensor of the file.
 \set QUIET on
 \pset footer off
-\timing off
 SELECT * FROM gpuagent.import_safetensors('minilm', path => 'incoming/minilm-extract.safetensors');
 SELECT gpuagent.store_expert_config('minilm', domain => 'sentence embeddings', parameter_count => 1840128, architecture =>
 	'{"model": "all-MiniLM-L6-v2", "part": "4,000 words, one attention matrix", "hidden_size": 384}') AS expert_version;
