@@ -1,4 +1,10 @@
-# gpuagent: PGXS build. `make demo` and `make test` do all the set-up by themselves (README.md).
+# gpuagent: a PGXS build, and targets that set everything up by themselves:
+#
+#	make demo			the main job, with visible progress (KEEP=1 keeps the cluster)
+#	make test			every suite in its short form; make test-long: and what takes longer
+#	make test-SUITE			one suite: check unit regress isolation pgtap tap python
+#	make bench			what things cost, against plain PostgreSQL (PARTS="agents swarms" picks some);
+#					make bench-quick: fewer repetitions
 EXTENSION = gpuagent
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" gpuagent.control)
 MODULE_big = gpuagent
@@ -26,9 +32,28 @@ REGRESS_OPTS = --inputdir=test --load-extension=$(EXTENSION)
 ISOLATION = $(shell sed -n 's/^test: *//p' test/isolation_schedule)
 ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=$(EXTENSION)
 
-# The targets that set everything up work before PostgreSQL is there, so without PGXS.
-include test/harness/targets.mk
-ifneq ($(filter-out $(HARNESS_GOALS),$(or $(MAKECMDGOALS),all)),)
+# These need bash and make only, so that they work before PostgreSQL is installed: without PGXS.
+.DEFAULT_GOAL := all
+SUITES = check unit regress isolation pgtap tap python
+SETUP_GOALS = setup-packages demo bench bench-quick test test-long $(addprefix test-,$(SUITES))
+.PHONY: $(SETUP_GOALS)
+
+setup-packages:
+	@bash test/harness/packages.sh
+demo:
+	@bash demo/run.sh
+test:
+	@bash test/harness/run.sh
+test-long:
+	@bash test/harness/run.sh --long
+$(addprefix test-,$(SUITES)): test-%:
+	@bash test/harness/run.sh $*
+bench:
+	@bash test/bench/run.sh $(PARTS)
+bench-quick:
+	@bash test/bench/run.sh --quick $(PARTS)
+
+ifneq ($(filter-out $(SETUP_GOALS),$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
