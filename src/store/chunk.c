@@ -28,7 +28,10 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-/* A statement that is prepared once in a backend. */
+/*
+ * A statement that is prepared once in a backend. What is read is cast, and NULLs are refused: the tables are
+ * their owner's to alter, and no altered table may crash a server.
+ */
 typedef struct Statement
 {
 	const char *sql;
@@ -38,23 +41,25 @@ typedef struct Statement
 } Statement;
 
 static Statement find_chunk = {
-	"SELECT nbytes FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT nbytes::pg_catalog.int4 FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement load_chunk = {
-	"SELECT nbytes, codec, width, data, crc FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT nbytes::pg_catalog.int4, codec::pg_catalog.int2, width::pg_catalog.int2, data::pg_catalog.bytea, crc::pg_catalog.int4 "
+	"FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_chunk = {
 	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data, crc) VALUES ($1, $2, $3, $4, $5, $6)",
 	6, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID, INT4OID}
 };
 static Statement load_node = {
-	"SELECT nbytes, children FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT children::pg_catalog.bytea FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_node = {
 	"INSERT INTO gpuagent_store.node (hash, nbytes, children) VALUES ($1, $2, $3)", 3, {BYTEAOID, INT8OID, BYTEAOID}
 };
 static Statement load_tensor = {
-	"SELECT dtype, shape, nbytes, root FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT dtype::pg_catalog.text, shape::pg_catalog.int8[], nbytes::pg_catalog.int8, root::pg_catalog.bytea "
+	"FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static Statement insert_tensor = {
 	"INSERT INTO gpuagent_store.tensor (hash, dtype, shape, nbytes, root) VALUES ($1, $2, $3, $4, $5)",
@@ -105,6 +110,29 @@ fetch(Statement *stmt, const GaHash *hash, bool fresh)
 	AtEOXact_GUC(true, level);
 	pfree(DatumGetPointer(arg));
 	return found;
+}
+
+static void
+report_damaged(const char *what, const GaHash *hash, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("%s %s of the store is damaged", what, ga_hash_text(hash)),
+			 errdetail("%s", detail),
+			 errhint("Store or import the same content again, after deleting a damaged row; "
+					 "gpuagent.verify_integrity('full') finds all damage.")));
+}
+
+/* A column of the row that fetch() found; ERROR XX001 for NULL. */
+static Datum
+column(int n, const char *what, const GaHash *hash)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, n, &isnull);
+
+	if (isnull)
+		report_damaged(what, hash, "Its row has a NULL.");
+	return value;
 }
 
 static Oid
@@ -194,47 +222,31 @@ size_t
 ga_chunk_size(const GaHash *hash)
 {
 	size_t		nbytes = 0;
-	bool		isnull;
 
 	if (fetch(&find_chunk, hash, true))
-		nbytes = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		nbytes = DatumGetInt32(column(1, "chunk", hash));
 	SPI_freetuptable(SPI_tuptable);
 	return nbytes;
-}
-
-static void
-report_damaged(const char *what, const GaHash *hash, const char *detail)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("%s %s of the store is damaged", what, ga_hash_text(hash)),
-			 errdetail("%s", detail),
-			 errhint("Run gpuagent.verify_integrity('full') and restore from a checkpoint, export or backup that has it.")));
 }
 
 void
 ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify)
 {
-	TupleDesc	desc;
-	HeapTuple	row;
 	bytea	   *data;
 	Pointer		stored;
-	bool		isnull;
 	size_t		size;
 	uint32		crc;
 
 	CHECK_FOR_INTERRUPTS();
 	if (!fetch(&load_chunk, hash, false))
 		report_damaged("chunk", hash, "It is missing.");
-	desc = SPI_tuptable->tupdesc;
-	row = SPI_tuptable->vals[0];
-	if (DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull)) != nbytes)
+	if (DatumGetInt32(column(1, "chunk", hash)) != nbytes)
 		report_damaged("chunk", hash, "It does not have the size that its tensor asks for.");
-	crc = (uint32) DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull));
-	stored = DatumGetPointer(SPI_getbinval(row, desc, 4, &isnull));
+	crc = (uint32) DatumGetInt32(column(5, "chunk", hash));
+	stored = DatumGetPointer(column(4, "chunk", hash));
 	data = DatumGetByteaPP(PointerGetDatum(stored));
 	size = VARSIZE_ANY_EXHDR(data);
-	switch (DatumGetInt16(SPI_getbinval(row, desc, 2, &isnull)))
+	switch (DatumGetInt16(column(2, "chunk", hash)))
 	{
 		case 0:
 			if (size != nbytes)
@@ -243,7 +255,7 @@ ga_chunk_load(const GaHash *hash, size_t nbytes, char *dst, bool verify)
 			break;
 		case 1:
 			if (!ga_decompress(VARDATA_ANY(data), size,
-							   DatumGetInt16(SPI_getbinval(row, desc, 3, &isnull)), dst, nbytes))
+							   DatumGetInt16(column(3, "chunk", hash)), dst, nbytes))
 				report_damaged("chunk", hash, "Its compressed bytes do not decode.");
 			break;
 		default:
@@ -281,14 +293,13 @@ int
 ga_node_load(const GaHash *hash, uint64 nbytes, GaHash *children)
 {
 	bytea	   *data;
-	bool		isnull;
 	int			n;
 	GaHash		found;
 
 	CHECK_FOR_INTERRUPTS();
 	if (!fetch(&load_node, hash, false))
 		report_damaged("node", hash, "It is missing.");
-	data = DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	data = DatumGetByteaPP(column(1, "node", hash));
 	n = VARSIZE_ANY_EXHDR(data) / sizeof(GaHash);
 	if (n > GA_NODE_FANOUT)
 		report_damaged("node", hash, "It has too many children.");
@@ -318,10 +329,7 @@ ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes, const
 bool
 ga_tensor_row_load(const GaHash *hash, int *dtype, int *ndim, int64 *dims, uint64 *nbytes, GaHash *root)
 {
-	TupleDesc	desc;
-	HeapTuple	row;
 	text	   *name;
-	bool		isnull;
 	uint64		nelem,
 				expected;
 	GaHash		found;
@@ -331,13 +339,11 @@ ga_tensor_row_load(const GaHash *hash, int *dtype, int *ndim, int64 *dims, uint6
 		SPI_freetuptable(SPI_tuptable);
 		return false;
 	}
-	desc = SPI_tuptable->tupdesc;
-	row = SPI_tuptable->vals[0];
-	name = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+	name = DatumGetTextPP(column(1, "tensor", hash));
 	*dtype = ga_dtype_lookup(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	*ndim = ga_shape_from_array(SPI_getbinval(row, desc, 2, &isnull), dims);
-	*nbytes = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
-	ga_hash_from_datum(SPI_getbinval(row, desc, 4, &isnull), root);
+	*ndim = ga_shape_from_array(column(2, "tensor", hash), dims);
+	*nbytes = DatumGetInt64(column(3, "tensor", hash));
+	ga_hash_from_datum(column(4, "tensor", hash), root);
 	SPI_freetuptable(SPI_tuptable);
 
 	if (*dtype == 0 || !ga_shape_size(*dtype, *ndim, dims, &nelem, &expected) || expected != *nbytes)

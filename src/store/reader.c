@@ -168,11 +168,12 @@ char *
 ga_tensor_problem(const GaHash *tensor, bool contents)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(caller, "gpuagent verification", ALLOCSET_DEFAULT_SIZES);
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *volatile problem = NULL;
 
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
+	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
 		verify_tensor(tensor, contents);
@@ -196,5 +197,6 @@ ga_tensor_problem(const GaHash *tensor, bool contents)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	MemoryContextDelete(scratch);
 	return problem;
 }

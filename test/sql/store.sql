@@ -176,12 +176,35 @@ SELECT * FROM damage(
 SELECT * FROM damage(
     'tensor with an absurd shape',
     'UPDATE gpuagent_store.tensor t SET shape = ''{9223372036854775807}'', nbytes = 9223372036854775807 WHERE t.hash = $1');
+-- The tables are their owner's to alter; that fails, and does not crash.
+SELECT * FROM damage(
+    'chunk with a NULL',
+    'ALTER TABLE gpuagent_store.chunk ALTER data DROP NOT NULL; UPDATE gpuagent_store.chunk SET data = NULL');
+SELECT * FROM damage(
+    'tensor with a NULL',
+    'ALTER TABLE gpuagent_store.tensor ALTER shape DROP NOT NULL; UPDATE gpuagent_store.tensor SET shape = NULL');
+SELECT * FROM damage(
+    'chunk of wider columns',
+    'ALTER TABLE gpuagent_store.chunk ALTER nbytes TYPE bigint, ALTER codec TYPE bigint, ALTER width TYPE integer, ALTER crc TYPE bigint');
 -- and all is whole again
 SELECT gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 2097152;
 -- the tables refuse what could never be right
 SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, crc, data) VALUES ('\x00', 1, 0, '\x00')$$);
 SELECT error_of($$INSERT INTO gpuagent_store.chunk (hash, nbytes, crc, data) VALUES (sha256(''), 1048577, 0, '\x00')$$) ~ '^23514' AS nbytes;
 SELECT error_of($$INSERT INTO gpuagent_store.node (hash, nbytes, children) VALUES (sha256(''), 1, '\x00')$$) ~ '^23514' AS children;
+
+BEGIN;
+ALTER TABLE gpuagent_store.chunk DROP CONSTRAINT chunk_data_check, ALTER data TYPE integer USING 0;
+SELECT error_of(format('SELECT gpuagent_store.get_tensor(%L)', hash)) <> 'no error' AS fails FROM store_case WHERE nbytes = 2097152;
+ROLLBACK;
+
+-- A damaged row is replaced by storing what it held: whatever refers to it is whole again.
+BEGIN;
+UPDATE gpuagent_store.chunk SET crc = crc + 1 WHERE hash = (SELECT hash FROM damage_chunk);
+SELECT gpuagent_store.put_tensor(value) = hash AS stored, gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 2097152;
+DELETE FROM gpuagent_store.chunk WHERE hash = (SELECT hash FROM damage_chunk);
+SELECT gpuagent_store.put_tensor(value) = hash AS stored, gpuagent_store.tensor_problem(hash) IS NULL AS whole FROM store_case WHERE nbytes = 2097152;
+ROLLBACK;
 
 -- tensor_problem() inside blocks that catch errors
 DO $$
