@@ -101,7 +101,8 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $
 BEGIN
     RETURN (
     WITH RECURSIVE part (oid) AS (
-        SELECT unnest('{gpuagent.agent,gpuagent.graph_node,gpuagent.graph_edge,gpuagent.metric}'::regclass[])::oid
+        SELECT to_regclass(name)::oid
+        FROM unnest('{gpuagent.agent,gpuagent.graph_node,gpuagent.graph_edge,gpuagent.metric}'::text[]) t (name)
         UNION
         SELECT i.inhrelid FROM pg_inherits i JOIN part p ON i.inhparent = p.oid
     )
