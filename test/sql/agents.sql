@@ -144,4 +144,5 @@ SELECT ids, states::agent_state, generations, fitness, versions FROM retrieve_po
 SELECT ids FROM retrieve_population('{c/2,d/1,zz,c/1}', checkpoint => :first);
 SELECT ids FROM retrieve_population(best => 2, generation => 1, prefix => 'c/', checkpoint => :first);
 SELECT regexp_replace(pg_temp.fails(format('SELECT * FROM retrieve_population(checkpoint => %s)', :third)), 'checkpoint \d+', 'checkpoint N');
-DELETE FROM checkpoint WHERE id IN (:first, :second, :third);
+SELECT delete_checkpoint(:third), delete_checkpoint(:second), delete_checkpoint(:first);
+SELECT count(*) FROM gpuagent_store.checkpoint_agent WHERE id ~ '^[cd]/';
