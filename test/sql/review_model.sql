@@ -142,3 +142,4 @@ SELECT count(gpuagent.delete_checkpoint(id)) > 5 AS removed FROM gpuagent.checkp
 SELECT (SELECT count(*) FROM gpuagent.checkpoint_item) AS items, (SELECT count(*) FROM gpuagent_store.checkpoint_agent) AS agents,
     (SELECT count(*) FROM gpuagent_store.checkpoint_node) AS nodes, (SELECT count(*) FROM gpuagent_store.checkpoint_edge) AS edges,
     (SELECT count(*) FROM gpuagent_store.checkpoint_metric) AS metrics;
+DELETE FROM gpuagent.agent; DELETE FROM gpuagent.graph; DELETE FROM gpuagent.swarm; DELETE FROM gpuagent.expert; DELETE FROM gpuagent.run;
