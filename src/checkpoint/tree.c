@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -183,15 +184,40 @@ close_keeping_errno(int fd)
 	errno = saved;
 }
 
-/* Base folder of the tree, 0700, made when `create`. Never inside the data directory. */
+/* True for a path that is, or whose folder is, in the data directory, links followed. */
+static bool
+in_data_directory(const char *base)
+{
+	char	   *folder = pstrdup(base);
+	char		real[PATH_MAX];
+	char		data[PATH_MAX];
+	size_t		len;
+
+	if (realpath(DataDir, data) == NULL)
+		return false;
+	if (realpath(base, real) == NULL)
+	{
+		get_parent_directory(folder);
+		if (realpath(folder, real) == NULL)
+			return false;
+	}
+	len = strlen(data);
+	return strncmp(real, data, len) == 0 && (real[len] == '/' || real[len] == '\0');
+}
+
+/* Opens the base folder of the tree; with `create` makes it, 0700, but never inside the data directory. */
 static int
 open_base(bool create)
 {
 	char	   *base = ga_storage_path();
-	char		real[PATH_MAX];
-	char		data[PATH_MAX];
 	int			fd;
 
+	if (create && in_data_directory(base))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("gpuagent.storage_path lies inside the data directory"),
+				 errdetail("Base backups would copy the files and pg_rewind would remove some of them."),
+				 errhint("Set gpuagent.storage_path to a directory outside of it.")));
 	fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT && create)
 	{
@@ -206,17 +232,6 @@ open_base(bool create)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not open the storage directory \"%s\": %m", base)));
-
-	if (create && realpath(base, real) != NULL && realpath(DataDir, data) != NULL &&
-		strncmp(real, data, strlen(data)) == 0 && (real[strlen(data)] == '/' || real[strlen(data)] == '\0'))
-	{
-		close(fd);
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("gpuagent.storage_path lies inside the data directory"),
-				 errdetail("Base backups would copy the files and pg_rewind would remove some of them."),
-				 errhint("Set gpuagent.storage_path to a directory outside of it.")));
-	}
 	return fd;
 }
 
@@ -418,7 +433,13 @@ make_locked(int parent, char *name, size_t size)
 		fd = openat(parent, name, DIR_FLAGS);
 		if (fd < 0)
 			continue;
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno != EWOULDBLOCK)
+		{
+			close_keeping_errno(fd);
+			(void) unlinkat(parent, name, AT_REMOVEDIR);
+			return -1;
+		}
+		if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_nlink > 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
 			return fd;
 		close(fd);
 	}
@@ -493,7 +514,9 @@ ga_path_exists(const char *path)
 	bool		found;
 
 	ga_path_check(path);
-	/* A missing folder on the way means no, without an error. */
+	/* A missing base, or folder on the way, means no, without an error. */
+	if (stat(ga_storage_path(), &st) < 0 && errno == ENOENT)
+		return false;
 	for (const char *slash = strchr(path, '/'); slash != NULL; slash = strchr(slash + 1, '/'))
 	{
 		parent = ga_path_open_parent(pnstrdup(path, slash - path), false, &name);

@@ -37,7 +37,7 @@ extern char *ga_path_encode(const char *name);
 extern int	ga_path_open_parent(const char *path, bool create, const char **last);
 
 /* Reports by errno why name in folder parent could not be opened; closes parent. */
-extern void ga_path_open_failed(int parent, const char *name, const char *path) pg_attribute_noreturn();
+extern void ga_path_open_failed(int parent, const char *name, const char *path);
 
 /* ---- file.c ---- */
 
