@@ -3,7 +3,7 @@ SET search_path = public, gpuagent;
 \pset format unaligned
 SELECT gpuagent_store.storage_path() AS base \gset
 \set clean 'rm -rf ' :base '/regress'
-COPY (SELECT 1) TO PROGRAM :'clean';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'clean';
 SELECT count(*) >= 0 AS clean FROM (SELECT delete_expert(expert) FROM gpuagent.expert WHERE expert LIKE 'f.%') x;
 
 -- an expert with all that a file must carry
@@ -78,7 +78,7 @@ SELECT gpuagent_store.path_encode(n) FROM unnest(ARRAY['plain-1.2', 'run7/0001',
 
 -- links are not followed, and only regular files are read
 \set link 'ln -sfn /etc ' :base '/regress/link; ln -sf /etc/hostname ' :base '/regress/f/link.safetensors; mkfifo ' :base '/regress/f/pipe.safetensors 2>/dev/null; true'
-COPY (SELECT 1) TO PROGRAM :'link';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'link';
 SELECT error_of($$SELECT * FROM import_safetensors('f.x', 'regress/f/link')$$);
 SELECT error_of($$SELECT gpuagent_store.read_text('regress/link/hostname')$$);
 SELECT error_of($$SELECT * FROM export_safetensors('f.model', 'regress/link/x')$$);
@@ -88,14 +88,14 @@ SELECT error_of($$SELECT gpuagent_store.read_text('regress')$$);
 SELECT tensors FROM export_safetensors('f.model', 'regress/f/link', overwrite => true);
 SELECT gpuagent_store.file_size('regress/f/link.safetensors') > 4096 AS regular;
 \set unlink 'rm ' :base '/regress/link ' :base '/regress/f/pipe.safetensors'
-COPY (SELECT 1) TO PROGRAM :'unlink';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'unlink';
 
 -- modes, and nothing left behind by what failed
 BEGIN;
 SELECT gpuagent_store.temp_create('regress/f') AS temp \gset
 SELECT items, nbytes FROM gpuagent_store.write_text(:'temp' || '/x', 'abc');
 \set look 'stat -c %a ' :base '/regress ' :base '/' :temp ' ' :base '/' :temp '/x > ' :base '/regress/modes.txt'
-COPY (SELECT 1) TO PROGRAM :'look';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'look';
 SAVEPOINT s;
 SELECT gpuagent_store.temp_create('regress/f') AS inner_temp \gset
 ROLLBACK TO s;
@@ -107,7 +107,7 @@ SELECT gpuagent_store.read_text('regress/modes.txt');
 SELECT error_of($$SELECT x.* FROM gpuagent_store.safetensors_plan('f.model', 1) p,
     gpuagent_store.export_tensors('regress/f/failed', array_replace(p.names, 'none', '__metadata__'), p.tensors, p.keys, p.vals, true, 100) x$$);
 \set look 'ls -A ' :base '/regress/f > ' :base '/regress/names.txt'
-COPY (SELECT 1) TO PROGRAM :'look';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'look';
 SELECT gpuagent_store.read_text('regress/names.txt');
 
 -- queries and stored tensors into one file, and its rows back

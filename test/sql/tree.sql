@@ -14,7 +14,7 @@ ALTER DATABASE ga_tree SET search_path = public, gpuagent;
 SET search_path = public, gpuagent;
 SELECT gpuagent_store.storage_path() AS base \gset
 \set clean 'rm -rf ' :base '/nvme_storage'
-COPY (SELECT 1) TO PROGRAM :'clean';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'clean';
 
 -- The error of a statement: SQLSTATE, message, detail, hint.
 CREATE FUNCTION fails(sql text) RETURNS text LANGUAGE plpgsql AS $$
@@ -123,7 +123,7 @@ SELECT exported_path FROM gpuagent.checkpoint WHERE id = :f;
 SELECT state FROM export_checkpoint(:f);
 -- what is damaged is put aside, and an export that fails leaves nothing
 \set damage 'printf X | dd of=' :base '/nvme_storage/ckpt-0000000004-44444444/swarm-scalar.safetensors bs=1 seek=4100 conv=notrunc 2>/dev/null'
-COPY (SELECT 1) TO PROGRAM :'damage';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'damage';
 SELECT object, status FROM verify_integrity('full', checkpoint => :f);
 SELECT regexp_replace(fails(format('SELECT import_checkpoint(%L)', 'ckpt-0000000004-44444444')), '[0-9a-f]{64}', 'HASH', 'g');
 SELECT fails(format('SELECT import_checkpoint(%L, verify => %L)', 'ckpt-0000000004-44444444', 'quick'));
@@ -139,7 +139,7 @@ SELECT regexp_replace(fails('SELECT export_checkpoint(' || :e || ')'), '[0-9a-f]
 SELECT object, status, regexp_replace(found, '[0-9a-f]{64}', 'HASH') FROM verify_integrity('quick') WHERE object !~ 'ckpt';
 ROLLBACK;
 \set look 'ls -A ' :base '/nvme_storage | grep -c tmp > ' :base '/count.txt; true'
-COPY (SELECT 1) TO PROGRAM :'look';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'look';
 SELECT gpuagent_store.read_text('count.txt');
 -- contents that changed under their hash
 BEGIN;
@@ -191,7 +191,7 @@ DELETE FROM gpuagent.swarm; DELETE FROM gpuagent.expert; DELETE FROM gpuagent_st
 DELETE FROM gpuagent.checkpoint_item; DELETE FROM gpuagent_store.checkpoint_agent; DELETE FROM gpuagent_store.checkpoint_node;
 DELETE FROM gpuagent_store.checkpoint_edge; DELETE FROM gpuagent_store.checkpoint_metric; DELETE FROM gpuagent.checkpoint;
 \set copy 'cp -a ' :base '/' :folder ' ' :base '/nvme_storage/bad'
-COPY (SELECT 1) TO PROGRAM :'copy';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'copy';
 -- Writes a manifest that is whole in itself.
 CREATE FUNCTION lie(content jsonb) RETURNS void LANGUAGE sql AS $$
     SELECT gpuagent_store.replace_text('nvme_storage/bad/MANIFEST.json', gpuagent_store.manifest_text(content))
@@ -216,7 +216,7 @@ SELECT fails($$SELECT import_checkpoint('bad')$$);
 -- a line that is not what its digest says
 SELECT lie(:'truth');
 \set damage 'sed -i s/\\"i\\":\\ 1}/\\"i\\":\\ 2}/ ' :base '/nvme_storage/bad/agents-1.jsonl'
-COPY (SELECT 1) TO PROGRAM :'damage';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'damage';
 SELECT fails($$SELECT import_checkpoint('bad', verify => 'quick')$$);
 SELECT gpuagent_store.replace_text('nvme_storage/bad/MANIFEST.json', '{}');
 SELECT fails($$SELECT import_checkpoint('bad')$$);
@@ -239,7 +239,7 @@ SELECT * FROM verify_integrity('full');
 RESET ROLE;
 DROP OWNED BY tree_user;
 DROP ROLE tree_user;
-COPY (SELECT 1) TO PROGRAM :'clean';
+COPY (SELECT 1 WHERE false) TO PROGRAM :'clean';
 \c postgres
 DROP DATABASE ga_tree;
 DROP DATABASE ga_tree_copy;
