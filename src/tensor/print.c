@@ -4,7 +4,6 @@
  */
 #include "base/compat.h"
 
-#include <float.h>
 #include <math.h>
 
 #include "base/guc.h"
@@ -149,6 +148,47 @@ decimal_text(char *out, uint32 digits, int exponent)
 	return p - out;
 }
 
+/* The power of ten of the leading digit: from the power of two it is known up to one. */
+static int
+decimal_magnitude(double value)
+{
+	int			exponent;
+	int			low;
+
+	frexp(value, &exponent);
+	low = (int) floor((exponent - 1) * 0.30102999566398120);
+	if (low + 1 >= 0 ? value >= power_of_10[low + 1] : value * power_of_10[-low - 1] >= 1)
+		return low + 1;
+	return low;
+}
+
+/*
+ * The n decimal digits, as an integer, that times 10^*exponent read back to the
+ * bits of a positive 16-bit float; 0 when no n digits do.
+ */
+static uint32
+digits_of_half(int dtype, uint16 bits, double value, int magnitude, int n, int *exponent)
+{
+	int			shift = n - 1 - magnitude;
+	double		power = power_of_10[abs(shift)];
+	double		scaled = shift >= 0 ? value * power : value / power;
+	double		digits = rint(scaled);
+
+	/* There is more room above a power of two than below: the nearest decimal may fail where the next does not. */
+	int			tries = (bits & (dtype == GA_F16 ? 0x3FF : 0x7F)) == 0 ? 2 : 1;
+
+	*exponent = -shift;
+	for (; tries > 0; tries--)
+	{
+		double		rounded = shift >= 0 ? digits / power : digits * power;
+
+		if ((dtype == GA_F16 ? ga_double_to_half(rounded) : ga_double_to_bfloat(rounded)) == bits)
+			return (uint32) digits;
+		digits += digits > scaled ? -1 : 1;
+	}
+	return 0;
+}
+
 /*
  * Writes an F16 or BF16 in as few decimal digits as read back to the same bits.
  * Five are always enough; BF16 denormals reach down to 10^-41.
@@ -157,34 +197,35 @@ static int
 half_text(char *out, int dtype, uint16 h)
 {
 	double		value = dtype == GA_F16 ? ga_half_to_float(h) : ga_bfloat_to_float(h);
-	double		size = fabs(value);
-	int			exponent;
-	int			tries;
+	uint16		bits = h & 0x7FFF;
+	bool		negative = bits != h;
+	uint32		digits = 0;
+	uint32		fewer;
+	int			exponent,
+				fewer_exponent;
+	int			magnitude;
+	int			n;
 
-	if (!(size > 0 && size <= FLT_MAX))
+	if (bits == 0 || !isfinite(value))
 		return float_to_shortest_decimal_bufn((float) value, out);
-	exponent = (int) floor(log10(size));
-	tries = (h & (dtype == GA_F16 ? 0x3FF : 0x7F)) == 0 ? 2 : 1;
-	for (int n = 1; n <= 5; n++)
+	value = fabs(value);
+	magnitude = decimal_magnitude(value);
+
+	/* Most take three or four digits. */
+	for (n = 3; digits == 0 && n <= 5; n++)
+		digits = digits_of_half(dtype, bits, value, magnitude, n, &exponent);
+	if (digits == 0)
+		elog(ERROR, "16-bit float %u has no short decimal", h);
+	for (n = n == 4 ? 2 : 0; n > 0; n--)
 	{
-		int			shift = n - 1 - exponent;
-		double		power = power_of_10[abs(shift)];
-		double		scaled = shift >= 0 ? size * power : size / power;
-		double		digits[2] = {rint(scaled)};
-
-		/* There is more room above a power of two than below: the nearest decimal may fail where the next does not. */
-		digits[1] = digits[0] > scaled ? digits[0] - 1 : digits[0] + 1;
-		for (int i = 0; i < tries; i++)
-		{
-			double		rounded = shift >= 0 ? digits[i] / power : digits[i] * power;
-
-			if ((dtype == GA_F16 ? ga_double_to_half(rounded) : ga_double_to_bfloat(rounded)) != (h & 0x7FFF))
-				continue;
-			*out = '-';
-			return decimal_text(out + (value < 0), (uint32) digits[i], -shift) + (value < 0);
-		}
+		fewer = digits_of_half(dtype, bits, value, magnitude, n, &fewer_exponent);
+		if (fewer == 0)
+			break;
+		digits = fewer;
+		exponent = fewer_exponent;
 	}
-	return float_to_shortest_decimal_bufn((float) value, out);
+	*out = '-';
+	return decimal_text(out + negative, digits, exponent) + negative;
 }
 
 /* Writes element i without a terminating zero and returns the length, at most SCALAR_TEXT_MAX. */
