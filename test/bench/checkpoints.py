@@ -14,13 +14,7 @@ def checkpoints(bench: Bench) -> None:
     store_ours(conn, g)
     conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (bench.normal(N, 256),))
     conn.execute("VACUUM (ANALYZE) gpuagent.agent")
-    tables = [
-        name
-        for (name,) in conn.execute(
-            "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname LIKE 'checkpoint%'"
-            " AND relnamespace IN ('gpuagent'::regnamespace, 'gpuagent_store'::regnamespace)"
-        ).fetchall()
-    ]
+    tables = ("gpuagent.checkpoint_item", *(f"gpuagent_store.checkpoint_{kind}" for kind in ("agent", "node", "edge", "metric")))
     stages = ("first", "changed", "unchanged")
     seconds: dict[str, list[float]] = {s: [] for s in stages}
     wal: dict[str, list[float]] = {s: [] for s in stages}
@@ -28,9 +22,13 @@ def checkpoints(bench: Bench) -> None:
 
     def contents() -> int:
         """Rows in the tables of contents; the checkpoint itself is one row in any case."""
-        return sum(
-            int(one(conn, f"SELECT count(*) FROM {t}")[0]) for t in tables if t not in ("gpuagent.checkpoint", "checkpoint")
-        )
+        return sum(int(one(conn, f"SELECT count(*) FROM {t}")[0]) for t in tables)
+
+    def remove_all() -> None:
+        conn.execute("SELECT gpuagent.delete_checkpoint(id) FROM gpuagent.checkpoint ORDER BY id DESC")
+        assert contents() == 0
+        for table in tables:
+            conn.execute(f"VACUUM {table}")
 
     def create(stage: str, keep: bool) -> None:
         rows_before, wal_before = contents(), wal_bytes(conn)
@@ -43,7 +41,7 @@ def checkpoints(bench: Bench) -> None:
             rows[stage].append(contents() - rows_before)
 
     for rep in range(bench.reps + 1):
-        conn.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
+        remove_all()
         create("first", rep > 0)
         some = sorted(bench.rng.choice(N, N // 100, replace=False).tolist())
         conn.execute(
@@ -53,6 +51,7 @@ def checkpoints(bench: Bench) -> None:
         create("changed", rep > 0)
         create("unchanged", rep > 0)
 
+    assert min(rows["first"]) > N and min(rows["changed"]) >= N // 100
     bench.compare(
         "checkpoint after 1 % of 10,000 agents changed, time",
         seconds["changed"], seconds["first"], "first checkpoint", 0.05,

@@ -8,6 +8,7 @@ import numpy as np
 from measure import Action, Bench, Row, milliseconds, one, rate
 
 MIB = 1 << 20
+PIECE = 16_384  # rows of 1 kB: what is larger goes in pieces, as doc/performance.md advises
 
 
 def fresh(bench: Bench, data: np.ndarray) -> np.ndarray:
@@ -51,7 +52,12 @@ def store_and_read(bench: Bench) -> None:
 
         def store(compression):
             def run(d):
-                conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (d,))
+                if len(d) <= PIECE:
+                    conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (d,))
+                else:
+                    with conn.transaction():
+                        for at in range(0, len(d), PIECE):
+                            conn.execute("SELECT gpuagent.append_swarm('pop', %b)", (d[at : at + PIECE],))
 
             def prepare():
                 conn.execute(f"SET gpuagent.compression = {compression}")
@@ -63,7 +69,7 @@ def store_and_read(bench: Bench) -> None:
         t = bench.interleave(stores, reps)
         for compression in ("off", "on"):
             bench.compare(
-                f"store a swarm of {size}, compression {compression}",
+                f"store a swarm of {size}{', in pieces' if rows > PIECE else ''}, compression {compression}",
                 t[compression], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes),
             )  # fmt: skip
 
@@ -73,17 +79,30 @@ def store_and_read(bench: Bench) -> None:
             stores[compression].run(stores[compression].prepare())
 
             def read_ours():
-                return one(conn, "SELECT gpuagent.retrieve_swarm('pop')")[0]
+                if rows <= PIECE:
+                    return one(conn, "SELECT gpuagent.retrieve_swarm('pop')")[0]
+                got = conn.cursor(binary=True).execute("SELECT start, data FROM gpuagent.swarm_chunks('pop')")
+                return np.concatenate([r[1] for r in got.fetchall()])
 
             assert np.array_equal(read_ours(), data)
             t = bench.interleave(
                 {"ours": Action(lambda _: read_ours()), "plain": Action(lambda _: read_plain(conn, 256))}, reps
             )
             bench.compare(
-                f"read a swarm of {size}, compression {compression}",
+                f"read a swarm of {size}{', in pieces' if rows > PIECE else ''}, compression {compression}",
                 t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes),
             )  # fmt: skip
+    whole_value(bench, conn, data, store_plain_once)
     conn.close()
+
+
+def whole_value(bench: Bench, conn, data: np.ndarray, plain: Action) -> None:
+    """The same 100 MB as one value, which a driver has to send and to receive at once."""
+    conn.execute("SET gpuagent.compression = off")
+    t = bench.interleave({"ours": Action(lambda d: conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (d,)), lambda: fresh(bench, data)), "plain": plain}, 3)
+    bench.compare("- 100 MB stored as one parameter", t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes))
+    t = bench.interleave({"ours": Action(lambda _: one(conn, "SELECT gpuagent.retrieve_swarm('pop')")), "plain": Action(lambda _: read_plain(conn, 256))}, 3)
+    bench.compare("- 100 MB read as one value", t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes))
 
 
 def patch(bench: Bench) -> None:
