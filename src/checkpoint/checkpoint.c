@@ -17,6 +17,7 @@
 #include "port/pg_bswap.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -245,18 +246,27 @@ step_hand_on(StepRun *run, int count, bool begins)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Executes step number i on the snapshot, unless it is idle. */
+/*
+ * Executes step number i on the snapshot, unless it is idle. Steps that write look up a row for each candidate in the
+ * table that they write to: on one that was empty when it was last vacuumed the planner would choose a sequential scan
+ * for that, which reads again and again what the step has just inserted. So they are planned without.
+ */
 static void
 step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
 {
 	int			rc;
+	int			nestlevel;
 	bool		begins;
 
 	run->numbers[2 * i] = run->numbers[2 * i + 1] = 0;
 	if (step_is_idle(run, i, text))
 		return;
+	nestlevel = NewGUCNestLevel();
+	if (strncmp(text, "WITH ", 5) == 0)
+		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	rc = SPI_execute_snapshot(step_plan(text, run->nargs + 2, run->argtypes), run->values, run->nulls, snapshot,
 							  InvalidSnapshot, false, true, 0);
+	AtEOXact_GUC(true, nestlevel);
 	if (rc < 0)
 		elog(ERROR, "a step failed: %s", SPI_result_code_string(rc));
 	begins = rc == SPI_OK_SELECT && SPI_processed == 1 && SPI_tuptable->tupdesc->natts == 3 &&
