@@ -249,7 +249,8 @@ step_hand_on(StepRun *run, int count, bool begins)
 /*
  * Executes step number i on the snapshot, unless it is idle. Steps that write look up a row for each candidate in the
  * table that they write to: on one that was empty when it was last vacuumed the planner would choose a sequential scan
- * for that, which reads again and again what the step has just inserted. So they are planned without.
+ * for that, which reads again and again what the step has just inserted. So they are planned without; and without JIT
+ * compilation, which the high price that the planner puts on what is disabled would call for.
  */
 static void
 step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
@@ -262,6 +263,7 @@ step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
 	if (step_is_idle(run, i, text))
 		return;
 	nestlevel = NewGUCNestLevel();
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (strncmp(text, "WITH ", 5) == 0)
 		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	rc = SPI_execute_snapshot(step_plan(text, run->nargs + 2, run->argtypes), run->values, run->nulls, snapshot,
