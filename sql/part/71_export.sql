@@ -294,6 +294,14 @@ BEGIN
                 content ->> 'format', content ->> 'format_version');
         ELSIF COALESCE(jsonb_typeof(content -> 'sections'), '') <> 'array' OR COALESCE(jsonb_typeof(content -> 'checkpoint'), '') <> 'object' THEN
             why := 'It has no sections or no checkpoint.';
+        ELSIF (content #>> '{checkpoint,uid}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$') IS NOT TRUE
+            OR EXISTS (SELECT FROM jsonb_array_elements(content -> 'sections') s
+                WHERE (jsonb_typeof(s -> 'object') = 'string' AND jsonb_typeof(s -> 'tensors') = 'array'
+                    AND jsonb_typeof(s -> 'files') = 'array' AND s #>> '{files,0,name}' <> '') IS NOT TRUE)
+            OR EXISTS (SELECT FROM jsonb_path_query(content, '$.sections[*].files[*]', silent => true) f
+                WHERE (f ->> 'name' ~ '^[A-Za-z0-9_][A-Za-z0-9._-]*$' AND f ->> 'nbytes' ~ '^[0-9]{1,18}$' AND f ->> 'sha256' ~ '^[0-9a-f]{64}$') IS NOT TRUE)
+        THEN
+            why := 'Its checkpoint has no uid, or a section lacks its object, tensors or files with name, nbytes and sha256.';
         END IF;
     END IF;
     IF why IS NOT NULL THEN

@@ -257,7 +257,11 @@ BEGIN
     SELECT c.id INTO result FROM gpuagent.checkpoint c WHERE c.uid = (manifest #>> '{checkpoint,uid}')::uuid;
     is_new := NOT FOUND;
     IF is_new THEN
-        result := gpuagent_store.read_export(folder, manifest);
+        BEGIN
+            result := gpuagent_store.read_export(folder, manifest);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+            RAISE data_corrupted USING MESSAGE = 'the files of the checkpoint do not fit together', DETAIL = SQLERRM || '.';
+        END;
         UPDATE gpuagent.checkpoint c SET exported_path = folder, exported_at = now(), verified_at = now(), verified_level = verify
             WHERE c.id = result;
     END IF;

@@ -57,7 +57,7 @@ WITH f AS (
         ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY u (t, i) ORDER BY i) AS types, p.proargnames AS names
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname IN ('gpuagent', 'gpuagent_store') AND p.prokind = 'f'
-        AND p.proname !~ '^(write_|temp_|replace_text|path_rename|export_|import_checkpoint|create_backup|restore_backup|setup$)' -- files and set-up have their own tests
+        AND p.proname !~ '^(write_|temp_|replace_text|path_rename|export_|is_exported|import_checkpoint|create_backup|restore_backup|setup$)' -- files and set-up have their own tests
 ), arg AS (
     SELECT f.*, i.i, s.value, v.v FROM f CROSS JOIN LATERAL generate_series(1, cardinality(f.types)) i
     JOIN sound s ON s.type = f.types[i.i] CROSS JOIN LATERAL unnest(s.hostile || 'NULL'::text || s.value) v
