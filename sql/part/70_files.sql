@@ -1,10 +1,6 @@
 
 -- FILES: internal functions. All paths are relative to gpuagent.storage_path; each checks pg_read_server_files or
 -- pg_write_server_files itself.
-CREATE FUNCTION gpuagent_store.storage_path() RETURNS text
-    AS 'MODULE_PATHNAME', 'ga_storage_path_sql' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION gpuagent_store.storage_path() IS 'base folder of the tree of files, absolute';
-
 CREATE FUNCTION gpuagent_store.path_encode(name text) RETURNS text
     AS 'MODULE_PATHNAME', 'ga_path_encode_sql' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent_store.path_encode(text) IS

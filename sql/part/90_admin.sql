@@ -1,8 +1,8 @@
 
 -- ADMINISTRATION
-CREATE FUNCTION gpuagent_store.storage_base() RETURNS text
-    AS 'MODULE_PATHNAME', 'ga_storage_base' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION gpuagent_store.storage_base() IS
+CREATE FUNCTION gpuagent_store.storage_path() RETURNS text
+    AS 'MODULE_PATHNAME', 'ga_storage_path_sql' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent_store.storage_path() IS
     'base directory of the tree as the settings give it; 42501 without the rights of pg_read_all_settings';
 
 CREATE FUNCTION gpuagent_store.setup_findings() RETURNS TABLE (item text, status text, detail text, hint text)

@@ -96,9 +96,9 @@ ga_setup_findings(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-PG_FUNCTION_INFO_V1(ga_storage_base);
+PG_FUNCTION_INFO_V1(ga_storage_path_sql);
 Datum
-ga_storage_base(PG_FUNCTION_ARGS)
+ga_storage_path_sql(PG_FUNCTION_ARGS)
 {
 	if (!may_see_path())
 		ereport(ERROR,

@@ -356,12 +356,3 @@ ga_file_sha256(PG_FUNCTION_ARGS)
 	(void) ga_file_hash(text_to_cstring(PG_GETARG_TEXT_PP(0)), sha256);
 	PG_RETURN_TEXT_P(cstring_to_text(ga_sha256_text(sha256)));
 }
-
-/* storage_path(): base of the tree. */
-PG_FUNCTION_INFO_V1(ga_storage_path_sql);
-Datum
-ga_storage_path_sql(PG_FUNCTION_ARGS)
-{
-	ga_files_require_any();
-	PG_RETURN_TEXT_P(cstring_to_text(ga_storage_path()));
-}

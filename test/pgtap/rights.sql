@@ -27,7 +27,7 @@ SELECT is(gpuagent.retrieve_swarm('rights/pop')::text, 'F32[2,2]:raw:AACAPwAAAEA
 SELECT is((SELECT count(*) FROM gpuagent.check_setup() WHERE item = 'tables' AND status = 'ok'), 1::bigint, 'read checks the set-up');
 SELECT throws_ok($$SELECT gpuagent.store_swarm('rights/pop', '[1]')$$, '42501', NULL, 'read does not store');
 SELECT throws_ok($$DELETE FROM gpuagent.agent$$, '42501', NULL, 'read does not delete');
-SELECT throws_ok($$SELECT gpuagent_store.storage_base()$$, '42501', NULL, 'read does not see the path');
+SELECT throws_ok($$SELECT gpuagent_store.storage_path()$$, '42501', NULL, 'read does not see the path');
 SELECT is((SELECT count(*) FROM gpuagent.check_setup() WHERE item = 'storage_path' AND detail LIKE '%/%'), 0::bigint,
     'nor does check_setup show it');
 

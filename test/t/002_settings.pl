@@ -14,7 +14,7 @@ my $port = $node->port;
 
 # Defaults: the development profile stores beside the data directory.
 is_value($node, 'SHOW gpuagent.profile', 'development', 'the profile is development');
-is_value($node, 'SELECT gpuagent_store.storage_base()', "$beside/gpu_storage-$port", 'the tree lies beside the data directory');
+is_value($node, 'SELECT gpuagent_store.storage_path()', "$beside/gpu_storage-$port", 'the tree lies beside the data directory');
 is_value($node, 'SHOW gpuagent.compression', 'on', 'compression is on');
 is_value($node, 'SHOW gpuagent.compression_level', '1', 'at level 1');
 is_value($node, q{SELECT string_agg(name || ' ' || context, ', ' ORDER BY name) FROM pg_settings WHERE name LIKE 'gpuagent.%'},
@@ -35,7 +35,7 @@ foreach my $bad ('relative/path', '/tmp/../etc', '/tmp/./x')
 	my $before = -s $node->logfile;
 	$node->append_conf('postgresql.conf', "gpuagent.storage_path = '$bad'\n");
 	$node->restart;
-	is_value($node, 'SELECT gpuagent_store.storage_base()', "$beside/gpu_storage-$port", "storage_path \"$bad\" is not taken");
+	is_value($node, 'SELECT gpuagent_store.storage_path()', "$beside/gpu_storage-$port", "storage_path \"$bad\" is not taken");
 	like(slurp_file($node->logfile, $before), qr/WARNING:  invalid value for parameter "gpuagent.storage_path"/, '... with a warning');
 	$node->adjust_conf('postgresql.conf', 'gpuagent.storage_path', undef);
 }
@@ -45,14 +45,14 @@ foreach my $bad ('relative/path', '/tmp/../etc', '/tmp/./x')
 	local $ENV{EXORUST_GPU_STORAGE_PATH} = '/tmp/from_environment/';
 	local $ENV{EXORUST_STORAGE_COMPRESSION} = 'false';
 	$node->restart;
-	is_value($node, 'SELECT gpuagent_store.storage_base()', '/tmp/from_environment', 'EXORUST_GPU_STORAGE_PATH is the default');
+	is_value($node, 'SELECT gpuagent_store.storage_path()', '/tmp/from_environment', 'EXORUST_GPU_STORAGE_PATH is the default');
 	is_value($node, 'SHOW gpuagent.compression', 'off', 'EXORUST_STORAGE_COMPRESSION is the default');
 	is_value($node, 'RESET gpuagent.compression; SHOW gpuagent.compression', 'off', 'also after RESET');
 
 	# ... and postgresql.conf wins over it.
 	$node->append_conf('postgresql.conf', "gpuagent.storage_path = '/tmp/from_file'\ngpuagent.compression = on\n");
 	$node->restart;
-	is_value($node, 'SELECT gpuagent_store.storage_base()', '/tmp/from_file', 'postgresql.conf wins over the environment: path');
+	is_value($node, 'SELECT gpuagent_store.storage_path()', '/tmp/from_file', 'postgresql.conf wins over the environment: path');
 	is_value($node, 'SHOW gpuagent.compression', 'on', 'postgresql.conf wins over the environment: compression');
 }
 $node->adjust_conf('postgresql.conf', 'gpuagent.storage_path', undef);
@@ -63,7 +63,7 @@ $node->adjust_conf('postgresql.conf', 'gpuagent.compression', undef);
 	local $ENV{EXORUST_GPU_STORAGE_PATH} = 'relative';
 	local $ENV{EXORUST_STORAGE_COMPRESSION} = 'maybe';
 	$node->restart;
-	is_value($node, 'SELECT gpuagent_store.storage_base()', "$beside/gpu_storage-$port", 'a relative path from the environment is ignored');
+	is_value($node, 'SELECT gpuagent_store.storage_path()', "$beside/gpu_storage-$port", 'a relative path from the environment is ignored');
 	is_value($node, 'SHOW gpuagent.compression', 'on', 'so is a word that is not a boolean');
 	my $log = slurp_file($node->logfile);
 	like($log, qr/environment variable EXORUST_GPU_STORAGE_PATH is not an absolute path: "relative"/, 'with a warning for the path');
@@ -72,7 +72,7 @@ $node->adjust_conf('postgresql.conf', 'gpuagent.compression', undef);
 
 $node->append_conf('postgresql.conf', "gpuagent.profile = 'production'\n");
 $node->restart;
-is_value($node, 'SELECT gpuagent_store.storage_base()', '/magikdev/gpu', 'the production profile has its path');
+is_value($node, 'SELECT gpuagent_store.storage_path()', '/magikdev/gpu', 'the production profile has its path');
 $node->adjust_conf('postgresql.conf', 'gpuagent.profile', undef);
 
 # A tree inside the data directory is an error that check_setup() names.
@@ -84,12 +84,12 @@ $node->stop;
 
 # Without preloading, the same names follow the configuration file and no user can set them.
 my $bare = new_node('bare', preload => 0, conf => "gpuagent.storage_path = '/tmp/from_file'\n");
-is_value($bare, q{SELECT gpuagent.version() IS NOT NULL; SELECT gpuagent_store.storage_base()}, "t\n/tmp/from_file",
+is_value($bare, q{SELECT gpuagent.version() IS NOT NULL; SELECT gpuagent_store.storage_path()}, "t\n/tmp/from_file",
 	'not preloaded: the path comes from postgresql.conf');
 fails_with($bare, q{SELECT gpuagent.version(); SET gpuagent.storage_path = '/etc'}, '55P02', 'not preloaded: no session moves the tree');
 $bare->safe_psql('postgres', q{CREATE ROLE plain LOGIN});
 is_value($bare, q{SET ROLE plain; SET gpuagent.storage_path = '/etc'; SELECT gpuagent.version() IS NOT NULL; RESET ROLE;
-	SELECT gpuagent_store.storage_base()}, "t\n/tmp/from_file", 'not preloaded: what was set before the library came does not count');
+	SELECT gpuagent_store.storage_path()}, "t\n/tmp/from_file", 'not preloaded: what was set before the library came does not count');
 is_value($bare, q{SELECT status FROM gpuagent.check_setup() WHERE item = 'preload'}, 'warning', 'check_setup() warns');
 $bare->stop;
 
