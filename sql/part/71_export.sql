@@ -368,7 +368,7 @@ COMMENT ON FUNCTION gpuagent_store.export_folder(bigint, uuid) IS 'folder of a c
 
 -- Makes way for a new export: true when a whole one of this checkpoint is there; what is not whole is put aside.
 CREATE FUNCTION gpuagent_store.is_exported(folder text, uid uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     manifest jsonb;
     why text;
