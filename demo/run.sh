@@ -55,7 +55,7 @@ main() {
 	sql_file 3_swarm.sql
 
 	step "4. Checkpoint, export, verification"
-	(cd "$GA_WORK/out" && ga_psql demo -d "$DATABASE" -f "$GA_WORK/stage/demo/fingerprint.sql" >"$GA_WORK/before")
+	ga_psql demo -d "$DATABASE" -f "$GA_WORK/stage/demo/fingerprint.sql" >"$GA_WORK/before"
 	sql_file 4_checkpoint.sql
 
 	step "5. The exported files in two independent readers"
@@ -70,7 +70,7 @@ main() {
 	sql_file 5_restore.sql
 
 	step "7. Comparison"
-	(cd "$GA_WORK/out" && ga_psql demo -d "$DATABASE" -f "$GA_WORK/stage/demo/fingerprint.sql" >"$GA_WORK/after")
+	ga_psql demo -d "$DATABASE" -f "$GA_WORK/stage/demo/fingerprint.sql" >"$GA_WORK/after"
 	lines=$(wc -l <"$GA_WORK/before")
 	[ "$lines" -gt 4000 ] || die "the fingerprint has $lines lines only"
 	if ! cmp -s "$GA_WORK/before" "$GA_WORK/after"; then

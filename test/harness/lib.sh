@@ -25,7 +25,11 @@ ga_debian_major() {
 ga_find_pg_config() {
 	local found
 	if [ -n "${PG_CONFIG:-}" ] && [ "$PG_CONFIG" != pg_config ]; then
-		command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG cannot be run"
+		found=$(command -v "$PG_CONFIG") || die "PG_CONFIG=$PG_CONFIG cannot be run"
+		case $found in
+			/*) printf '%s\n' "$found" ;;
+			*) printf '%s\n' "$PWD/$found" ;;
+		esac
 		return
 	fi
 	found=$(printf '%s\n' /usr/lib/postgresql/1[5-8]/bin/pg_config | sort -V | while read -r p; do
@@ -38,7 +42,8 @@ ga_find_pg_config() {
 	if [ -n "$found" ]; then printf '%s\n' "$found"; fi
 }
 
-# Choose the unprivileged user that servers run as and make $GA_WORK.  Sets the trap that removes everything.
+# Choose the unprivileged user that servers run as, make $GA_WORK and go there (that user may not read the caller's
+# folder).  Sets the trap that removes everything.
 ga_begin() {
 	if [ "$(id -u)" = 0 ]; then
 		GA_OS_USER=postgres
@@ -53,6 +58,7 @@ ga_begin() {
 	chmod 755 "$GA_WORK"
 	mkdir "$GA_WORK/home" "$GA_WORK/out" "$GA_WORK/stage"
 	chown "$GA_OS_USER" "$GA_WORK/home" "$GA_WORK/out"
+	cd "$GA_WORK" || exit
 	trap 'ga_end' EXIT
 	trap 'exit 130' INT TERM HUP
 }
