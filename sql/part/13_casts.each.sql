@@ -6,6 +6,9 @@ COMMENT ON FUNCTION gpuagent.to_@T@(real[], integer, boolean) IS 'cast from real
 CREATE FUNCTION gpuagent.to_@T@(double precision[], integer, boolean) RETURNS gpuagent.@T@
     AS 'MODULE_PATHNAME', '@T@_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent.to_@T@(double precision[], integer, boolean) IS 'cast from double precision[]: dtype F64 (F32 for embedding) unless the type modifier says otherwise';
+CREATE FUNCTION gpuagent.to_@T@(smallint[], integer, boolean) RETURNS gpuagent.@T@
+    AS 'MODULE_PATHNAME', '@T@_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent.to_@T@(smallint[], integer, boolean) IS 'cast from smallint[], which drivers make of small integers: dtype I16 (F32 for embedding) unless the type modifier says otherwise';
 CREATE FUNCTION gpuagent.to_@T@(integer[], integer, boolean) RETURNS gpuagent.@T@
     AS 'MODULE_PATHNAME', '@T@_from_array' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent.to_@T@(integer[], integer, boolean) IS 'cast from integer[]: dtype I32 (F32 for embedding) unless the type modifier says otherwise';

@@ -4,16 +4,19 @@
 -- take an array beside an embedding are in 23_array_operators.sql.
 CREATE CAST (real[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(real[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(double precision[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (smallint[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(smallint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (integer[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(integer[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (bigint[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(bigint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (numeric[] AS gpuagent.embedding) WITH FUNCTION gpuagent.to_embedding(numeric[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (real[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(real[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(double precision[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (smallint[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(smallint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (integer[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(integer[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (bigint[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(bigint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (numeric[] AS gpuagent.agent_state) WITH FUNCTION gpuagent.to_agent_state(numeric[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (real[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(real[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(double precision[], integer, boolean) AS ASSIGNMENT;
+CREATE CAST (smallint[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(smallint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (integer[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(integer[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (bigint[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(bigint[], integer, boolean) AS ASSIGNMENT;
 CREATE CAST (numeric[] AS gpuagent.swarm_tensor) WITH FUNCTION gpuagent.to_swarm_tensor(numeric[], integer, boolean) AS ASSIGNMENT;

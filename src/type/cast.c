@@ -3,8 +3,8 @@
  *		Casts: arrays and bytea to and from the three types, and among them.
  *
  * An array cast goes straight to the dtype of the typmod, with one rounding.
- * Without one real[] and numeric[] give F32, double precision[] F64, integer[]
- * I32, bigint[] I64; for embedding, which holds none of these, all give F32.
+ * Without one real[] and numeric[] give F32, double precision[] F64, smallint[]
+ * I16, integer[] I32, bigint[] I64; for embedding, which holds none of these, all give F32.
  * SQL calls each with (value, typmod, explicit).
  */
 #include "base/compat.h"
@@ -30,6 +30,8 @@ array_dtype(const GaKind *kind, Oid elemtype)
 			return GA_F32;
 		case FLOAT8OID:
 			return kind->floats_only ? GA_F32 : GA_F64;
+		case INT2OID:
+			return kind->floats_only ? GA_F32 : GA_I16;
 		case INT4OID:
 			return kind->floats_only ? GA_F32 : GA_I32;
 		case INT8OID:
@@ -79,6 +81,8 @@ array_source_dtype(Oid elemtype)
 			return GA_F32;
 		case FLOAT8OID:
 			return GA_F64;
+		case INT2OID:
+			return GA_I16;
 		case INT4OID:
 			return GA_I32;
 		default:

@@ -252,6 +252,16 @@ class TypesTest(unittest.TestCase):
                 self.assertEqual(row[0], tw.encode(dtype, shape, array.tobytes()))
                 np.testing.assert_array_equal(np.array(row[1]), array)
 
+    def test_lists_of_a_driver(self):
+        """Python lists, as the driver sends them, beside an embedding and in the place of each type."""
+        self.conn.execute("CREATE TEMP TABLE IF NOT EXISTS lists (e embedding(3), a agent_state, s swarm_tensor)")
+        self.conn.execute("TRUNCATE lists")
+        for numbers in ([1, 2, 3], [1.5, 2.0, 3.0], [70000, 2, 3], [2 ** 40, 2, 3], [Decimal("0.5"), Decimal(2), Decimal(3)]):
+            self.conn.execute("INSERT INTO lists VALUES (%s, %s, %s)", (numbers, numbers, numbers))
+            values = np.array([float(x) for x in numbers], np.float32).astype(np.float64)
+            row = self.row("SELECT e <-> %s, %s <=> e, e <+> %s, element(a, 1), element(s, 3) FROM lists ORDER BY ctid DESC LIMIT 1", numbers, numbers, [1, 1, 1])
+            self.assertEqual(row, (0, 0, tw.distance("l1", "F32", values, "F32", np.ones(3)), float(numbers[0]), 3))
+
     # ---- math ----
 
     def vector(self, dtype, n):

@@ -2,10 +2,10 @@
 
 -- arrays to embedding: F32 whatever the array is
 SELECT ARRAY[1,2.5,3]::real[]::embedding, ARRAY[1,2.5]::float8[]::embedding, ARRAY[1,2]::embedding,
-    ARRAY[1,2]::bigint[]::embedding, ARRAY[0.1,2.5]::numeric[]::embedding;
+    ARRAY[1,2]::bigint[]::embedding, ARRAY[0.1,2.5]::numeric[]::embedding, '{-1,2}'::smallint[]::embedding;
 -- to agent_state and swarm_tensor: the dtype of the array
 SELECT dtype(ARRAY[1]::real[]::agent_state), dtype(ARRAY[1]::float8[]::agent_state), dtype(ARRAY[1]::agent_state),
-    dtype(ARRAY[1]::bigint[]::agent_state), dtype(ARRAY[1]::numeric[]::agent_state);
+    dtype(ARRAY[1]::bigint[]::agent_state), dtype(ARRAY[1]::numeric[]::agent_state), '{-1,32767}'::smallint[]::agent_state;
 SELECT ARRAY[[1,2],[3,4]]::agent_state, shape(ARRAY[[[1,2,3]]]::swarm_tensor), '{}'::real[]::agent_state;
 SELECT ARRAY[1,2]::real[]::swarm_tensor, '[0:1]={5,6}'::int[]::agent_state AS bounds_do_not_matter;
 SELECT 'I64:[9007199254740993]'::agent_state::bigint[], '{9007199254740993}'::bigint[]::agent_state AS exact;
@@ -94,7 +94,7 @@ SELECT error_of('CREATE TEMP TABLE t (x agent_state(3))'), error_of('CREATE TEMP
 -- an array beside an embedding, whatever its type; inlined into the operator of two embeddings, which indexes serve
 CREATE TEMP TABLE item (id int, e embedding(3));
 INSERT INTO item VALUES (1, '[1,2,3]'), (2, '[1,2,4]'), (3, '[3,2,1]');
-SELECT id, e <-> ARRAY[1,2,3] AS int, e <-> '{1,2,3}'::float8[] AS float8, e <-> ARRAY[1,2,3.5] AS numeric,
+SELECT id, e <-> ARRAY[1,2,3] AS int, e <-> '{1,2,3}'::smallint[] AS smallint, e <-> '{1,2,3}'::float8[] AS float8, e <-> ARRAY[1,2,3.5] AS numeric,
     e <#> '{1,2,3}'::real[] AS real, e <=> '{2,4,6}'::bigint[] AS bigint, ARRAY[1,2,3] <+> e AS left,
     l2_distance(e, ARRAY[1,2,3]), l1_distance(ARRAY[1,2,3], e), cosine_distance(e, ARRAY[2,4,6])
 FROM item;
