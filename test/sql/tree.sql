@@ -213,6 +213,19 @@ SELECT lie(jsonb_set(:'truth', '{sections}', (SELECT jsonb_agg(s) FROM jsonb_arr
 SELECT fails($$SELECT import_checkpoint('bad')$$);
 SELECT lie(jsonb_set(:'truth', '{checkpoint,objects}', '["agents"]'));
 SELECT fails($$SELECT import_checkpoint('bad')$$);
+-- values of wrong types, and a line twice
+SELECT change, fails('SELECT import_checkpoint(''bad'')') FROM (VALUES ('{sections,0,files}', '7'), ('{sections,0}', '"x"'), ('{sections,0,files,0,nbytes}', '"x"'),
+    ('{sections,0,tensors}', '{}'), ('{checkpoint,uid}', '"x"'), ('{checkpoint,step}', '[]'), ('{checkpoint,objects}', '["cats"]')) v (change, value),
+    LATERAL (SELECT lie(jsonb_set(:'truth', change::text[], value::jsonb)) OFFSET 0) l;
+\set damage 'head -n 1 ' :base '/nvme_storage/bad/metrics.jsonl >> ' :base '/nvme_storage/bad/metrics.jsonl'
+COPY (SELECT 1 WHERE false) TO PROGRAM :'damage';
+SELECT lie(:'truth');
+SELECT fails($$SELECT import_checkpoint('bad', verify => 'full')$$) LIKE 'XX001%';
+SELECT lie(jsonb_set(:'truth', '{sections}', (SELECT jsonb_agg(CASE s ->> 'object' WHEN 'metrics' THEN jsonb_set(s, '{files,1,nbytes}',
+    to_jsonb(gpuagent_store.file_size('nvme_storage/bad/metrics.jsonl'))) ELSE s END) FROM jsonb_array_elements(:'truth'::jsonb -> 'sections') s)));
+SELECT fails($$SELECT import_checkpoint('bad', verify => 'quick')$$);
+\set damage 'cp ' :base '/' :folder '/metrics.jsonl ' :base '/nvme_storage/bad/'
+COPY (SELECT 1 WHERE false) TO PROGRAM :'damage';
 -- a line that is not what its digest says
 SELECT lie(:'truth');
 \set damage 'sed -i s/\\"i\\":\\ 1}/\\"i\\":\\ 2}/ ' :base '/nvme_storage/bad/agents-1.jsonl'
