@@ -34,7 +34,24 @@ fails_with($node, q{SELECT gpuagent_store.replace_text('x', 'x')}, '55000', 'a t
 $node->append_conf('postgresql.conf', "gpuagent.storage_path = '$tree'");
 $node->restart;
 
-fill($node);
+# Something of everything: agents with awkward bits, a graph, a swarm of several chunks, an expert with
+# biases and rank 0, metrics.
+$node->safe_psql('postgres', q{
+	SET search_path = gpuagent, public;
+	SELECT store_agents(array_agg('a' || to_char(i, 'FM00000') ORDER BY i),
+		stack(ARRAY[i, '-0'::real, 1.0::real / i, 'NaN'::real]::agent_state ORDER BY i),
+		stack(ARRAY[i * 0.5]::real[]::agent_state ORDER BY i), 1, array_agg(sin(i) ORDER BY i))
+	FROM generate_series(1, 1000) i;
+	SELECT store_agent('halves', 'F16:[1,65504,6e-8]', NULL, 2, NULL, '{"kind": "odd"}');
+	SELECT store_nodes('graph', ARRAY['x', 'y', 'z', 'alone'], '[[1,0,0],[0,1,0],[0.6,0.8,0],[0,0,1]]', '[{"n": 1}, {"n": 2}, {}, {}]');
+	SELECT store_edges('graph', ARRAY['x', 'y'], ARRAY['y', 'z'], ARRAY['next', 'next'], ARRAY[0.5, 2.5]);
+	SELECT store_swarm('swarm', (SELECT stack((ARRAY(SELECT (i * 0.001 + j)::real FROM generate_series(1, 256) j))::agent_state
+		ORDER BY i) FROM generate_series(1, 3000) i), '{"note": "first"}');
+	SELECT store_weights('expert', 'layer.0', '[[1,2],[3,4]]', '[0.5,-0.5]');
+	SELECT store_weights('expert', 'step', 'F64:7');
+	SELECT store_expert_config('expert', 'testing', 6, 0.001, '{"layers": 1}');
+	SELECT store_metrics('run', '{"loss": 0.25, "accuracy": 1}', 3);
+	SELECT create_checkpoint('first')});
 is_value($node, 'SELECT state FROM gpuagent.export_checkpoint()', 'done', 'a checkpoint is exported');
 
 # Descriptors: as many after a thousand errors as before.
