@@ -7,7 +7,6 @@
  */
 #include "base/compat.h"
 
-#include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
@@ -17,6 +16,7 @@
 #include "tensor/tensor.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/expandedrecord.h"
 #include "utils/memutils.h"
 
 /* Values of one column so far, all of one dtype and shape, as rows of a tensor with room for more. */
@@ -270,6 +270,18 @@ bigint_array(Datum *values, int n)
 	return PointerGetDatum(construct_array(values, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
+/* A row that refers to its values: a tuple would hold a copy of the matrices. */
+static Datum
+make_row(TupleDesc tupdesc, const Datum *values, const bool *nulls)
+{
+	ExpandedRecordHeader *row = make_expanded_record_from_tupdesc(tupdesc, CurrentMemoryContext);
+
+	deconstruct_expanded_record(row);
+	memcpy(row->dvalues, values, sizeof(Datum) * tupdesc->natts);
+	memcpy(row->dnulls, nulls, sizeof(bool) * tupdesc->natts);
+	return ExpandedRecordGetRODatum(row);
+}
+
 Datum
 ga_population_finish(GaPopulation *population, TupleDesc tupdesc)
 {
@@ -305,5 +317,5 @@ ga_population_finish(GaPopulation *population, TupleDesc tupdesc)
 	for (int i = 0; i < n; i++)
 		elems[i] = Int64GetDatum(rows[i].version);
 	values[5] = bigint_array(elems, n);
-	return HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls));
+	return make_row(tupdesc, values, nulls);
 }

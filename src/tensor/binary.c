@@ -15,6 +15,7 @@
  */
 #include "base/compat.h"
 
+#include "base/memory.h"
 #include "libpq/pqformat.h"
 #include "tensor/tensor.h"
 
@@ -79,7 +80,7 @@ bytea *
 ga_tensor_send(const GaView *view)
 {
 	Size		size = VARHDRSZ + WIRE_HEADER + 8 * view->ndim + view->nbytes;
-	bytea	   *result = palloc(size);
+	bytea	   *result = ga_palloc_large(size);
 	uint8	   *p = (uint8 *) VARDATA(result);
 
 	SET_VARSIZE(result, size);

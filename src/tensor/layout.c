@@ -6,6 +6,7 @@
 
 #include <zstd.h>
 
+#include "base/memory.h"
 #include "catalog/pg_type.h"
 #include "math/distance.h"
 #include "mb/pg_wchar.h"
@@ -125,7 +126,7 @@ ga_tensor_new(const GaKind *kind, int dtype, int ndim, const int64 *dims, char *
 	ga_kind_check(kind, dtype, ndim, dims, &nelem, &nbytes, NULL);
 
 	size = HEADER_SIZE(ndim) + (kind->checked ? sizeof(GaCheck) : 0) + nbytes;
-	tensor = palloc(size);
+	tensor = ga_palloc_large(size);
 	SET_VARSIZE(tensor, size);
 	tensor->version = GA_TENSOR_VERSION;
 	tensor->dtype = dtype;
@@ -157,7 +158,7 @@ ga_tensor_set_rows(const GaKind *kind, GaTensor *tensor, int64 rows, char **data
 	dims[0] = rows;
 	ga_kind_check(kind, tensor->dtype, tensor->ndim, dims, &nelem, &nbytes, NULL);
 	if (prefix + nbytes > VARSIZE(tensor))
-		tensor = repalloc(tensor, prefix + nbytes);
+		tensor = ga_repalloc_large(tensor, prefix + nbytes);
 	SET_VARSIZE(tensor, prefix + nbytes);
 	tensor->dims[0] = rows;
 	if (kind->checked)
@@ -284,7 +285,7 @@ ga_view(Datum value, GaView *view)
 	}
 	else
 	{
-		raw = palloc(Max(view->nbytes, 1));
+		raw = ga_palloc_large(Max(view->nbytes, 1));
 		view->owned[1] = raw;
 		if (!ga_decompress((char *) tensor + prefix, size - prefix,
 						   ga_dtype_info(view->dtype)->width, raw, view->nbytes))
