@@ -123,12 +123,12 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     FROM gpuagent.expert e
     WHERE 'expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) e.expert OPERATOR(pg_catalog.=) ANY (names)
     UNION ALL
-    SELECT 'expert:' OPERATOR(pg_catalog.||) e.expert, 'layer:' OPERATOR(pg_catalog.||) w.layer, w.version, w.weights, w.biases, pg_catalog.jsonb_build_object(
-        'metadata', w.metadata, 'created_at', w.created_at, 'origin', w.origin)
-    FROM gpuagent.expert e CROSS JOIN LATERAL (
-        SELECT DISTINCT ON (x.layer) x.* FROM gpuagent.weight_version x
-        WHERE x.expert OPERATOR(pg_catalog.=) e.expert ORDER BY x.layer, x.version DESC) w
-    WHERE NOT w.deleted AND ('expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) e.expert OPERATOR(pg_catalog.=) ANY (names))
+    SELECT 'expert:' OPERATOR(pg_catalog.||) w.expert, 'layer:' OPERATOR(pg_catalog.||) w.layer, w.version, w.weights, w.biases,
+        pg_catalog.jsonb_build_object('metadata', w.metadata, 'created_at', w.created_at, 'origin', w.origin)
+    FROM (SELECT DISTINCT ON (x.expert, x.layer) x.* FROM gpuagent.weight_version x
+        WHERE 'expert' OPERATOR(pg_catalog.=) ANY (kinds) OR 'expert:' OPERATOR(pg_catalog.||) x.expert OPERATOR(pg_catalog.=) ANY (names)
+        ORDER BY x.expert, x.layer, x.version DESC) w
+    WHERE NOT w.deleted
     UNION ALL
     SELECT 'graph:' OPERATOR(pg_catalog.||) g.graph, '', NULL, NULL, NULL, pg_catalog.jsonb_build_object(
         'dim', g.dim, 'metric', g.metric, 'metadata', g.metadata, 'created_at', g.created_at)
@@ -155,23 +155,19 @@ COMMENT ON FUNCTION gpuagent_store.item_bytes(bytea, bytea, jsonb) IS 'raw bytes
 -- row is a candidate), $3 all agents, $4 prefixes of agents, $5 whole kinds, $6 single objects, $7 open rows before by
 -- table (NULL: unknown), $8 and $9 what run_on_snapshot adds: numbers since a table's first statement, its candidates.
 -- For each table the first statement counts its rows and finds the candidates, rows that may have been written since the
--- horizon. The second closes open rows that differ from them bit by bit (*<> on records), the third writes candidates
--- that have no open row; both are left out when there are no candidates. The fourth closes open rows of what is gone; it
--- is left out when the counts say that nothing is. OFFSET 0 keeps a comparison a look-up for each candidate.
-CREATE FUNCTION gpuagent_store.capture_steps(incremental boolean, with_agents boolean, with_graphs boolean,
-    with_items boolean, with_metrics boolean)
+-- horizon (6 bytes of memory each). The second closes open rows that differ from them bit by bit (*<> on records), the
+-- third writes candidates that have no open row; both are left out when there are no candidates. The fourth closes open
+-- rows of what is gone; it is left out when the counts say that nothing is. OFFSET 0 keeps a comparison a look-up.
+CREATE FUNCTION gpuagent_store.capture_steps(with_agents boolean, with_graphs boolean, with_items boolean, with_metrics boolean)
 RETURNS TABLE (n bigint, role text, step text)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 20 SET search_path = pg_catalog, pg_temp AS $steps$
 BEGIN
-    RETURN QUERY SELECT v.n, v.role, CASE WHEN incremental THEN replace(replace(v.step,
-            '/*candidate*/', 'AND a.ctid = ANY ($9)'), '/*incremental*/', 'gpuagent_store.changed_since(a.xmin, $2)')
-        ELSE replace(replace(replace(v.step,
-            '/*candidate*/', ''), '/*incremental*/', 'false'), '/* candidates */ ', '') END
+    RETURN QUERY SELECT v.n, v.role, v.step
     FROM (VALUES
         (1::bigint, 'horizon', true,
 $ga$SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, 0::bigint$ga$),
         (2, 'agents', with_agents,
-$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
     $7[1]
 FROM gpuagent.agent a
 WHERE ($3 OR a.id ^@ ANY ($4))$ga$),
@@ -183,7 +179,7 @@ $ga$/* candidates */ WITH closed AS (
         FROM gpuagent.agent a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ($3 OR a.id ^@ ANY ($4)) /*candidate*/
+        WHERE ($3 OR a.id ^@ ANY ($4)) AND a.ctid = ANY ($9)
             AND ROW(a.id, a.state, a.memory, a.generation, a.fitness, a.metadata, a.version, a.created_at, a.updated_at, a.origin)::record
                 *<> ROW(p.id, p.state, p.memory, p.generation, p.fitness, p.metadata, p.version, p.created_at, p.updated_at, p.origin)::record))
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
@@ -195,7 +191,7 @@ $ga$/* candidates */ WITH added AS (
     SELECT a.id, $1,
         a.state, a.memory, a.generation, a.fitness, a.metadata, a.version, a.created_at, a.updated_at, a.origin
     FROM gpuagent.agent a
-    WHERE ($3 OR a.id ^@ ANY ($4)) /*candidate*/
+    WHERE ($3 OR a.id ^@ ANY ($4)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
@@ -209,7 +205,7 @@ $ga$/* gone */ WITH closed AS (
     RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (6, 'nodes', with_graphs,
-$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
     $7[2]
 FROM gpuagent.graph_node a
 WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
@@ -221,7 +217,7 @@ $ga$/* candidates */ WITH closed AS (
         FROM gpuagent.graph_node a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_node q
             WHERE q.graph = a.graph AND q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
+        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
             AND ROW(a.graph, a.id, a.embedding, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.id, p.embedding, p.metadata, p.created_at)::record))
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
@@ -233,7 +229,7 @@ $ga$/* candidates */ WITH added AS (
     SELECT a.graph, a.id, $1,
         a.embedding, a.metadata, a.created_at
     FROM gpuagent.graph_node a
-    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
+    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_node q
             WHERE q.graph = a.graph AND q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
@@ -247,7 +243,7 @@ $ga$/* gone */ WITH closed AS (
     RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (10, 'edges', with_graphs,
-$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
     $7[3]
 FROM gpuagent.graph_edge a
 WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6))$ga$),
@@ -259,7 +255,7 @@ $ga$/* candidates */ WITH closed AS (
         FROM gpuagent.graph_edge a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_edge q
             WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0) p
-        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
+        WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
             AND ROW(a.graph, a.source, a.target, a.edge_type, a.weight, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.source, p.target, p.edge_type, p.weight, p.metadata, p.created_at)::record))
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
@@ -271,7 +267,7 @@ $ga$/* candidates */ WITH added AS (
     SELECT a.graph, a.source, a.target, a.edge_type, $1,
         a.weight, a.metadata, a.created_at
     FROM gpuagent.graph_edge a
-    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) /*candidate*/
+    WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_edge q
             WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
@@ -285,7 +281,7 @@ $ga$/* gone */ WITH closed AS (
     RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (14, 'metrics', with_metrics,
-$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE /*incremental*/),
+$ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
     $7[4]
 FROM gpuagent.metric a
 WHERE 'metrics' = ANY ($5)$ga$),
@@ -297,7 +293,7 @@ $ga$/* candidates */ WITH closed AS (
         FROM gpuagent.metric a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_metric q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
-        WHERE 'metrics' = ANY ($5) /*candidate*/
+        WHERE 'metrics' = ANY ($5) AND a.ctid = ANY ($9)
             AND ROW(a.id, a.run, a.key, a.step, a.value, a.object, a.recorded_at, a.created_at)::record
                 *<> ROW(p.id, p.run, p.key, p.step, p.value, p.object, p.recorded_at, p.created_at)::record))
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
@@ -309,7 +305,7 @@ $ga$/* candidates */ WITH added AS (
     SELECT a.id, $1,
         a.run, a.key, a.step, a.value, a.object, a.recorded_at, a.created_at
     FROM gpuagent.metric a
-    WHERE 'metrics' = ANY ($5) /*candidate*/
+    WHERE 'metrics' = ANY ($5) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_metric q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
@@ -323,7 +319,7 @@ $ga$/* gone */ WITH closed AS (
     RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (18, 'change', with_items,
-$ga$WITH closed AS (
+$ga$/* items */ WITH closed AS (
     UPDATE gpuagent.checkpoint_item o SET to_seq = $1
     WHERE o.to_seq IS NULL AND (split_part(o.object, ':', 1) = ANY ($5) OR o.object = ANY ($6))
         AND NOT EXISTS (
@@ -333,7 +329,7 @@ $ga$WITH closed AS (
     RETURNING gpuagent_store.item_bytes(o.tensor, o.biases, o.body) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (19, 'change', with_items,
-$ga$WITH added AS (
+$ga$/* items */ WITH added AS (
     INSERT INTO gpuagent.checkpoint_item AS o (object, part, from_seq, version, tensor, biases, body)
     SELECT l.object, l.part, $1, l.version, l.tensor, l.biases, l.body
     FROM gpuagent_store.live_items($5, $6) l
@@ -345,5 +341,5 @@ SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$)) v (n, role, w
     ORDER BY v.n;
 END
 $steps$;
-COMMENT ON FUNCTION gpuagent_store.capture_steps(boolean, boolean, boolean, boolean, boolean) IS
+COMMENT ON FUNCTION gpuagent_store.capture_steps(boolean, boolean, boolean, boolean) IS
     'statements of a checkpoint, in order; role horizon returns that, agents, nodes, edges and metrics how many there are, change the rows and the change of bytes';

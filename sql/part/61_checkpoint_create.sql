@@ -144,7 +144,7 @@ BEGIN
     WHERE k.id = head.last AND k.status = 'valid' AND k.objects IS NOT DISTINCT FROM scope.objects;
 
     SELECT array_agg(s.step ORDER BY s.n), array_agg(s.role ORDER BY s.n) INTO steps, roles
-    FROM gpuagent_store.capture_steps(horizon IS NOT NULL,
+    FROM gpuagent_store.capture_steps(
         scope.agents OR scope.prefixes <> '{}',
         'graph' = ANY (scope.kinds) OR EXISTS (SELECT FROM unnest(scope.names) n WHERE starts_with(n, 'graph:')),
         scope.kinds <> '{}' OR scope.names <> '{}',
@@ -266,7 +266,7 @@ COMMENT ON FUNCTION gpuagent.set_checkpoint_alias(text, bigint) IS
 CREATE FUNCTION gpuagent_store.verify_checkpoint(checkpoint bigint, level text, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, status text, expected text, actual text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;

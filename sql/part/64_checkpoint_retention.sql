@@ -337,7 +337,7 @@ COMMENT ON FUNCTION gpuagent_store.tensor_common_bytes(bytea, bytea) IS
 
 CREATE FUNCTION gpuagent.checkpoint_diff(a bigint, b bigint DEFAULT NULL, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, part text, change text, a_hash bytea, b_hash bytea, changed_bytes bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;

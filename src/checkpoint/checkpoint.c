@@ -18,6 +18,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -205,8 +206,41 @@ typedef struct StepRun
 	MemoryContext context;		/* outlives SPI */
 } StepRun;
 
+/*
+ * What the text of a step may begin with. Steps of candidates and of what is gone look up rows one by one, by tid or
+ * key; steps of items join small tables that may have become large.
+ */
 #define STEP_OF_CANDIDATES "/* candidates */"
 #define STEP_OF_GONE "/* gone */"
+#define STEP_OF_ITEMS "/* items */"
+
+static bool
+step_has_mark(const char *text, const char *mark)
+{
+	return strncmp(text, mark, strlen(mark)) == 0;
+}
+
+/* Turns a setting of the planner off until the GUC nest level ends. */
+static void
+planner_without(const char *setting)
+{
+	(void) set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Steers the planner for a step. Plans are kept, and tables that were small or empty when a step was planned grow, even
+ * during the step: a sequential scan for each candidate, or a nested loop over items, would be quadratic then. JIT
+ * compilation is off because the price that the planner puts on what is disabled would call for it.
+ */
+static void
+step_steer_planner(const char *text)
+{
+	planner_without("jit");
+	if (step_has_mark(text, STEP_OF_CANDIDATES) || step_has_mark(text, STEP_OF_GONE))
+		planner_without("enable_seqscan");
+	else if (step_has_mark(text, STEP_OF_ITEMS))
+		planner_without("enable_nestloop");
+}
 
 /* True when what the group did so far leaves nothing for this step to find. */
 static bool
@@ -214,9 +248,9 @@ step_is_idle(const StepRun *run, int i, const char *text)
 {
 	const int64 *group = run->numbers + run->first;
 
-	if (strncmp(text, STEP_OF_CANDIDATES, strlen(STEP_OF_CANDIDATES)) == 0)
+	if (step_has_mark(text, STEP_OF_CANDIDATES))
 		return run->nulls[run->nargs + 1] == 'n';
-	if (strncmp(text, STEP_OF_GONE, strlen(STEP_OF_GONE)) == 0 && 2 * i >= run->first + 6)
+	if (step_has_mark(text, STEP_OF_GONE) && 2 * i >= run->first + 6)
 		return run->expected >= 0 && group[0] == run->expected - group[2] + group[4];
 	return false;
 }
@@ -246,12 +280,7 @@ step_hand_on(StepRun *run, int count, bool begins)
 	MemoryContextSwitchTo(caller);
 }
 
-/*
- * Executes step number i on the snapshot, unless it is idle. Steps that write look up a row for each candidate in the
- * table that they write to: on one that was empty when it was last vacuumed the planner would choose a sequential scan
- * for that, which reads again and again what the step has just inserted. So they are planned without; and without JIT
- * compilation, which the high price that the planner puts on what is disabled would call for.
- */
+/* Executes step number i on the snapshot, unless it is idle. */
 static void
 step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
 {
@@ -263,9 +292,7 @@ step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
 	if (step_is_idle(run, i, text))
 		return;
 	nestlevel = NewGUCNestLevel();
-	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	if (strncmp(text, "WITH ", 5) == 0)
-		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	step_steer_planner(text);
 	rc = SPI_execute_snapshot(step_plan(text, run->nargs + 2, run->argtypes), run->values, run->nulls, snapshot,
 							  InvalidSnapshot, false, true, 0);
 	AtEOXact_GUC(true, nestlevel);
@@ -293,7 +320,7 @@ step_execute(StepRun *run, int i, const char *text, Snapshot snapshot)
  * Later steps get the numbers of the group so far and the candidates as two more parameters. One whose text begins
  * with STEP_OF_CANDIDATES is left out when there are none, and its numbers are 0. So is one that begins with
  * STEP_OF_GONE when, of the expected rows, the second step of the group took away and the third added so many that
- * the table's rows are all there. Returns all numbers.
+ * the table's rows are all there. STEP_OF_ITEMS only steers the planner. Returns all numbers.
  */
 PG_FUNCTION_INFO_V1(ga_run_on_snapshot);
 Datum
