@@ -374,6 +374,8 @@ class TypesTest(unittest.TestCase):
             self.assertLess(time.monotonic() - started, 5)
             conn.execute("RESET statement_timeout")
             conn.execute("SET gpuagent.compression_level = 1")
+            small = tw.encode("F32", (1000,), bytes(4000))
+            self.assertEqual(tw.binary_row(conn, "SELECT v::text::swarm_tensor, length(v::text) < 100 FROM (SELECT %s) s (v)", (conn.wire["swarm_tensor"](small),)), (small, True))
             row = tw.binary_row(conn, "SELECT v::text::swarm_tensor, v::text ~ '^F32.[0-9]+.:zstd:' FROM (SELECT %s) s (v)", (conn.wire["swarm_tensor"](sent),))
             self.assertEqual(row, (sent, True))
 

@@ -14,6 +14,12 @@ SELECT 'I64:[9007199254740993]'::agent_state::bigint[], '{9007199254740993}'::bi
 SELECT ARRAY[1.00048828125 + 1e-12]::float8[]::embedding(1, F16) AS rounded_once;
 -- but of a literal the server applies the modifier after it was read as F32; the prefix says the dtype at once
 SELECT '[1.000488281251]'::embedding(1, F16), 'F16:[1.000488281251]'::embedding(1, F16), '[0.1]'::agent_state(F64), 'F64:[0.1]'::agent_state(F64);
+-- so does COPY
+CREATE TEMP TABLE copied (e embedding(1, F16), a agent_state(F64), i swarm_tensor(I64));
+COPY copied FROM STDIN;
+[1.000488281251]	[0.1]	[9007199254740993]
+\.
+SELECT e, a, i::bigint[] FROM copied;
 SELECT ARRAY[0.1]::numeric[]::agent_state(F64), ARRAY[0.1]::numeric[]::agent_state(F16), ARRAY[16777217]::numeric[]::agent_state(I64);
 SELECT ARRAY[1,2]::agent_state(BF16), ARRAY[1,2]::float8[]::agent_state(U8), ARRAY[16777217]::agent_state(F64);
 SELECT error_of($$SELECT ARRAY[9007199254740993]::numeric[]::agent_state(I64)$$);

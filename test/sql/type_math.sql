@@ -83,3 +83,16 @@ FROM (SELECT array_fill(0.5::real, ARRAY[1000])::swarm_tensor, '[1,2,3]'::swarm_
 
 -- NULL in, NULL out
 SELECT '[1]'::embedding <-> NULL, l2_norm(NULL::embedding), slice(NULL::agent_state, 1, 1), NULL::embedding + '[1]', NULL::real[]::embedding, '[1]'::embedding <-> NULL::real[];
+
+-- the math may stand in generated columns, constraints and indexes; the text that depends on a setting may not
+CREATE TEMP TABLE derived (e embedding(2) CHECK (l2_norm(e) > 0), norm float8 GENERATED ALWAYS AS (l2_norm(e)) STORED,
+    half embedding(2, F16) GENERATED ALWAYS AS (e) STORED, label text GENERATED ALWAYS AS (e::text) STORED);
+CREATE INDEX derived_distance ON derived ((e <-> '[0,1]'));
+INSERT INTO derived VALUES ('[3,4]'), (ARRAY[0.1, 0]);
+SELECT * FROM derived ORDER BY norm;
+SELECT error_of($$INSERT INTO derived VALUES ('[0,-0]')$$);
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT e FROM derived ORDER BY e <-> '[0,1]';
+EXPLAIN (COSTS OFF) SELECT e FROM derived WHERE e <-> ARRAY[0,1] < 2;
+RESET enable_seqscan;
+SELECT error_of('CREATE TEMP TABLE t (a agent_state, b text GENERATED ALWAYS AS (a::text) STORED)');
