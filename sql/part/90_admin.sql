@@ -116,7 +116,8 @@ BEGIN
     LOOP
         IF t.relkind = 'S' THEN
             IF level IN ('write', 'admin') THEN
-                EXECUTE format('GRANT USAGE ON SEQUENCE %s TO %s', t.name, role);
+                EXECUTE format('GRANT %s ON SEQUENCE %s TO %s',
+                    CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END, t.name, role);
             END IF;
         ELSIF t.relkind = 'v' OR t.read_only OR level IN ('read', 'map') THEN
             EXECUTE format('GRANT SELECT ON %s TO %s', t.name, role);

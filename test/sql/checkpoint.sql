@@ -178,6 +178,18 @@ DELETE FROM gpuagent.agent;
 SELECT object, action, rows FROM gpuagent.restore_checkpoint(:p) WHERE action <> 'keep' ORDER BY 1, 2;
 SELECT id FROM gpuagent.agent ORDER BY id;
 
+-- what does not exist any more comes back, with no present to save
+SELECT gpuagent.delete_swarm('pop'), (SELECT max(id) FROM gpuagent.checkpoint) AS newest \gset before_
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(1, '{swarm:pop}');
+SELECT gpuagent.retrieve_swarm('pop'), (SELECT current FROM gpuagent.swarm WHERE swarm = 'pop'), (SELECT max(id) = :before_newest FROM gpuagent.checkpoint) AS no_safety;
+-- a swarm without a version, an expert without layers
+INSERT INTO gpuagent.swarm (swarm) VALUES ('none');
+SELECT gpuagent.create_checkpoint('none', '{swarm:none}') AS none \gset
+SELECT gpuagent.store_swarm('none', '[1]');
+SELECT object, action FROM gpuagent.restore_checkpoint(:none);
+SELECT current, (SELECT count(*) FROM gpuagent.swarm_version v WHERE v.swarm = s.swarm) AS versions FROM gpuagent.swarm s WHERE swarm = 'none';
+SELECT gpuagent.delete_swarm('none');
+
 -- errors
 SELECT fails('SELECT gpuagent.create_checkpoint(quorum => 1)');
 SELECT fails('SELECT gpuagent.create_checkpoint(quorum => -1)');
@@ -237,6 +249,16 @@ SELECT gpuagent.create_checkpoint('by another role') > 0 AS granted;
 SELECT count(*) > 0 AS granted FROM gpuagent.restore_checkpoint(1);
 RESET ROLE;
 SELECT kind, f.count, f.hash = k.hash AS equal FROM fingerprint f JOIN kept k USING (kind) WHERE checkpoint = 'first' ORDER BY kind;
+-- metric values with ids that this database has not given out, as of an import: new ones do not meet them
+UPDATE gpuagent.metric SET id = id + 1000 WHERE value = 'NaN';
+SELECT gpuagent.create_checkpoint('high ids', '{metrics}') AS high \gset
+UPDATE gpuagent.metric SET id = id - 1000 WHERE value = 'NaN';
+SELECT nextval(pg_get_serial_sequence('gpuagent.metric', 'id')) < 1000 AS low;
+SET ROLE regress_ga_checkpoint;
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(:high);
+SELECT gpuagent.store_metrics('r1', '{"loss": 3}', 9);
+RESET ROLE;
+SELECT id > 1000 AS higher FROM gpuagent.metric WHERE step = 9;
 DROP OWNED BY regress_ga_checkpoint;
 DROP ROLE regress_ga_checkpoint;
 
@@ -254,10 +276,18 @@ SELECT object, action, rows FROM gpuagent.restore_latest_valid() WHERE action <>
 SET client_min_messages = warning;
 SELECT label, status, verified_level FROM gpuagent.checkpoint WHERE id IN (:d, :sound) ORDER BY id;
 SELECT generation FROM gpuagent.agent WHERE id = 'run1/a';
+-- one that is named may be restored without verification, damage and all
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(:d, '{agents:run1/a}', verify => 'none', safety => false);
+SELECT generation FROM gpuagent.agent WHERE id = 'run1/a';
 UPDATE gpuagent_store.chunk SET data = data || '\x00';
 SELECT object, status, actual <> 'missing' AS found FROM gpuagent_store.verify_checkpoint(1, 'full') ORDER BY 1;
 DELETE FROM gpuagent_store.tensor;
 SELECT object, status, actual FROM gpuagent_store.verify_checkpoint(1, 'quick') ORDER BY 1;
+
+UPDATE gpuagent.checkpoint SET status = 'damaged' WHERE kind <> 'safety';
+SELECT fails('SELECT gpuagent.restore_latest_valid()');
+SELECT fails('SELECT gpuagent.restore_checkpoint()');
+SELECT fails('SELECT gpuagent.restore_checkpoint(objects => ''{agents}'')');
 
 \c postgres
 DROP DATABASE ga_checkpoint;
