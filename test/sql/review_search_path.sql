@@ -27,7 +27,8 @@ CREATE TABLE evil.call AS SELECT row_number() OVER () AS n, c AS call, NULL::tex
     $$create_checkpoint('new', '{agents:x,swarm:x,experts,graphs,metrics}')$$, $$resolve_checkpoint('latest')$$, $$set_checkpoint_alias('a', gpuagent.resolve_checkpoint('x'))$$,
     $$restore_checkpoint(dry_run => true)$$, $$restore_checkpoint()$$, $$restore_checkpoint(new_prefix => 'copy/')$$, $$restore_latest_valid()$$,
     $$checkpoint_diff(gpuagent.resolve_checkpoint('x'))$$, $$prune_checkpoints(1, 1, '0 s', 1)$$, $$delete_checkpoint(gpuagent.resolve_checkpoint('x'))$$,
-    $$storage_stats()$$, $$check_setup()$$, $$setup()$$, $$grant_access('pg_monitor', 'admin')$$, $$version()$$,
+    $$verify_integrity('full')$$, $$verify_integrity('deep', '{agents,swarm:x}')$$, $$export_checkpoint(gpuagent.resolve_checkpoint('x'))$$,
+    $$import_checkpoint()$$, $$export_safetensors('x', 'review-search-path', overwrite => true)$$, $$import_safetensors('u', 'review-search-path')$$, $$storage_stats()$$, $$check_setup()$$, $$setup()$$, $$grant_access('pg_monitor', 'admin')$$, $$version()$$,
     $$l2_distance('[1,2]'::gpuagent.embedding, '{1,2}'::real[])$$, $$cosine_distance('{1,2}'::float8[], '[1,2]'::gpuagent.embedding)$$, $$unstack('[[1,2]]')$$]) c;
 
 CREATE FUNCTION evil.outcome(call text) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, evil AS $$
