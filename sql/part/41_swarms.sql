@@ -8,6 +8,8 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_name('swarm', swarm);
+    -- The table before the row: a restore locks the table and then its rows, and would otherwise wait in a circle.
+    LOCK TABLE gpuagent.swarm IN ROW EXCLUSIVE MODE;
     -- More than one round only when another session creates or deletes it in between.
     FOR attempt IN 1 .. 10 LOOP
         SELECT s.current, COALESCE(s.version_xact = pg_current_xact_id() AND s.version_at = now(), false)
@@ -242,6 +244,7 @@ BEGIN
     IF keep_versions IS NULL OR keep_versions < 1 THEN
         RAISE EXCEPTION 'keep_versions must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    LOCK TABLE gpuagent.swarm IN ROW EXCLUSIVE MODE;
     PERFORM FROM gpuagent.swarm s WHERE s.swarm = prune_swarm.swarm FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'swarm "%" does not exist', swarm USING ERRCODE = 'undefined_object';

@@ -58,6 +58,8 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_name('expert', expert);
+    -- The table before the row: a restore locks the table and then its rows, and would otherwise wait in a circle.
+    LOCK TABLE gpuagent.expert IN ROW EXCLUSIVE MODE;
     -- More than one round only when another session creates or deletes it in between.
     FOR attempt IN 1 .. 10 LOOP
         SELECT e.version, COALESCE(e.version_xact = pg_current_xact_id() AND e.version_at = now(), false)
@@ -179,6 +181,7 @@ DECLARE
     doomed text[];
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    LOCK TABLE gpuagent.expert IN ROW EXCLUSIVE MODE;
     PERFORM FROM gpuagent.expert e WHERE e.expert = $1 FOR UPDATE;
     doomed := ARRAY(SELECT h.layer_name FROM gpuagent_store.weight_hashes($1, $2, NULL, NULL) h WHERE h.weights IS NOT NULL);
     IF cardinality(doomed) = 0 THEN
@@ -214,6 +217,7 @@ BEGIN
     IF keep_versions IS NULL OR keep_versions < 1 THEN
         RAISE EXCEPTION 'keep_versions must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    LOCK TABLE gpuagent.expert IN ROW EXCLUSIVE MODE;
     SELECT e.version - $2 + 1 INTO floor_version FROM gpuagent.expert e WHERE e.expert = $1 FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'expert "%" does not exist', $1 USING ERRCODE = 'undefined_object';

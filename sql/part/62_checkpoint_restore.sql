@@ -436,15 +436,16 @@ DECLARE
     present text[] := kinds || ARRAY(SELECT split_part(n, ':', 1) FROM unnest(names) n);
     tables text;
 BEGIN
-    SELECT string_agg('gpuagent.' || t.name, ', ' ORDER BY t.name) INTO tables
-    FROM (VALUES ('agent', with_agents),
-        ('expert', 'expert' = ANY (present)), ('weight_version', 'expert' = ANY (present)),
-        ('graph', 'graph' = ANY (present)), ('graph_edge', 'graph' = ANY (present)), ('graph_node', 'graph' = ANY (present)),
-        ('metric', 'metrics' = ANY (present)), ('run', 'metrics' = ANY (present)),
-        ('swarm', 'swarm' = ANY (present)), ('swarm_version', 'swarm' = ANY (present))) t (name, wanted)
+    -- The order in which writers come to them: what is referred to first.
+    SELECT string_agg('gpuagent.' || t.name, ', ' ORDER BY t.place) INTO tables
+    FROM (VALUES (1, 'agent', with_agents),
+        (2, 'expert', 'expert' = ANY (present)), (3, 'weight_version', 'expert' = ANY (present)),
+        (4, 'graph', 'graph' = ANY (present)), (5, 'graph_node', 'graph' = ANY (present)), (6, 'graph_edge', 'graph' = ANY (present)),
+        (7, 'run', 'metrics' = ANY (present)), (8, 'metric', 'metrics' = ANY (present)),
+        (9, 'swarm', 'swarm' = ANY (present)), (10, 'swarm_version', 'swarm' = ANY (present))) t (place, name, wanted)
     WHERE t.wanted;
     EXECUTE 'LOCK TABLE ' || tables || ' IN SHARE ROW EXCLUSIVE MODE';
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.lock_for_restore(boolean, text[], text[]) IS
-    'locks the tables of a scope in order of their names: others read on, and wait to write';
+    'locks the tables of a scope, those referred to before those that refer: others read on, and wait to write';

@@ -9,6 +9,7 @@ DECLARE
     scope record;
     problem record;
     with_agents boolean;
+    present text[];
     existing text[];
 BEGIN
     PERFORM gpuagent_store.require_setup();
@@ -28,6 +29,7 @@ BEGIN
         SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(source.objects);
     END IF;
     with_agents := scope.agents OR scope.prefixes <> '{}';
+    present := scope.kinds || ARRAY(SELECT split_part(n, ':', 1) FROM unnest(scope.names) n);
 
     SELECT * INTO problem FROM gpuagent_store.verify_checkpoint(checkpoint, verify, scope.objects) LIMIT 1;
     IF FOUND THEN
@@ -57,10 +59,17 @@ BEGIN
     IF with_agents THEN
         PERFORM gpuagent_store.restore_agents(checkpoint, scope.agents, scope.prefixes, new_prefix);
     END IF;
-    PERFORM gpuagent_store.restore_graphs(checkpoint, scope.kinds, scope.names, new_prefix);
-    PERFORM gpuagent_store.restore_swarms(checkpoint, scope.kinds, scope.names, new_prefix);
-    PERFORM gpuagent_store.restore_experts(checkpoint, scope.kinds, scope.names, new_prefix);
-    IF 'metrics' = ANY (scope.kinds) THEN
+    -- Only what the scope has: other tables are not locked, and another restore may hold them.
+    IF 'graph' = ANY (present) THEN
+        PERFORM gpuagent_store.restore_graphs(checkpoint, scope.kinds, scope.names, new_prefix);
+    END IF;
+    IF 'swarm' = ANY (present) THEN
+        PERFORM gpuagent_store.restore_swarms(checkpoint, scope.kinds, scope.names, new_prefix);
+    END IF;
+    IF 'expert' = ANY (present) THEN
+        PERFORM gpuagent_store.restore_experts(checkpoint, scope.kinds, scope.names, new_prefix);
+    END IF;
+    IF 'metrics' = ANY (present) THEN
         PERFORM gpuagent_store.restore_metrics(checkpoint, new_prefix);
     END IF;
     IF verify <> 'none' AND objects IS NULL THEN

@@ -12,9 +12,11 @@
 #include <math.h>
 
 #include "base/names.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "store/plan.h"
 #include "store/rows.h"
 #include "utils/builtins.h"
@@ -514,6 +516,8 @@ lock_expected(Datum id_array, Datum expected_array)
 		ga_plan_prepare(&plan, "SELECT a.id, a.version FROM gpuagent.agent a"
 						" WHERE a.id OPERATOR(pg_catalog.=) ANY ($1) ORDER BY a.id FOR NO KEY UPDATE",
 						1, types, 0);
+	/* The table before its rows: a restore locks the table and then the rows, and would otherwise wait in a circle. */
+	(void) RangeVarGetRelid(makeRangeVar("gpuagent", "agent", -1), RowExclusiveLock, false);
 	found = ga_plan_run(&plan, &id_array, NULL, false, NULL);
 	for (int i = 0; i < n; i++)
 	{
