@@ -16,7 +16,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node is_value fails_with fill digest);
+our @EXPORT = qw(new_node is_value fails_with digest);
 
 # Make and start a cluster with the extension and its tables in database postgres.  Options: preload (default 1),
 # setup (default 1), conf (lines of postgresql.conf), and those of PostgreSQL::Test::Cluster's init.
@@ -55,36 +55,6 @@ sub fails_with
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my ($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY sqlstate\n$query");
 	return like($stderr, qr/ERROR:  \Q$sqlstate\E/, $name);
-}
-
-# Put something of everything into a database: agents with awkward bits, a graph, a swarm of two versions and several
-# chunks, an expert with biases and rank 0, metrics, and a checkpoint between changes.
-sub fill
-{
-	my ($node, $database) = @_;
-	$node->safe_psql($database // 'postgres', q{
-		SET search_path = gpuagent, public;
-		SELECT store_agents(array_agg('a' || to_char(i, 'FM00000') ORDER BY i),
-			stack(ARRAY[i, '-0'::real, 1.0::real / i, 'NaN'::real]::agent_state ORDER BY i),
-			stack(ARRAY[i * 0.5]::real[]::agent_state ORDER BY i), 1, array_agg(sin(i) ORDER BY i))
-		FROM generate_series(1, 1000) i;
-		SELECT store_agent('halves', 'F16:[1,65504,6e-8]', NULL, 2, NULL, '{"kind": "odd"}');
-		SELECT store_nodes('graph', ARRAY['x', 'y', 'z', 'alone'], '[[1,0,0],[0,1,0],[0.6,0.8,0],[0,0,1]]',
-			'[{"n": 1}, {"n": 2}, {}, {}]');
-		SELECT store_edges('graph', ARRAY['x', 'y'], ARRAY['y', 'z'], ARRAY['next', 'next'], ARRAY[0.5, 2.5]);
-		SELECT store_swarm('swarm', (SELECT stack((ARRAY(SELECT (i * 0.001 + j)::real FROM generate_series(1, 256) j))::agent_state
-			ORDER BY i) FROM generate_series(1, 3000) i), '{"note": "first"}');
-		SELECT store_swarm('swarm', (SELECT stack((ARRAY(SELECT (i * 0.001 + j + (i > 2900)::int)::real FROM generate_series(1, 256) j))::agent_state
-			ORDER BY i) FROM generate_series(1, 3000) i));
-		SELECT store_weights('expert', 'layer.0', '[[1,2],[3,4]]', '[0.5,-0.5]');
-		SELECT store_weights('expert', 'step', 'F64:7');
-		SELECT store_expert_config('expert', 'testing', 6, 0.001, '{"layers": 1}');
-		SELECT store_metrics('run', '{"loss": 0.25, "accuracy": 1}', 3);
-		SELECT create_checkpoint('first');
-		SELECT store_weights('expert', 'layer.0', '[[1,2],[3,5]]', '[0.5,-0.5]');
-		SELECT store_agent('a00001', '[1,2,3]', expected_version => 1);
-		SELECT delete_agent('a00002')});
-	return;
 }
 
 # Digest each table of the extension as its owner sees it, in the order of its rows' text, so that two databases
