@@ -34,7 +34,7 @@ ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=$(EXTENSION)
 
 # These need bash and make only, so that they work before PostgreSQL is installed: without PGXS.
 .DEFAULT_GOAL := all
-SUITES = check unit regress isolation pgtap tap python
+SUITES = check unit regress isolation pgtap tap python doc
 SETUP_GOALS = setup-packages demo bench bench-quick test test-long $(addprefix test-,$(SUITES))
 .PHONY: $(SETUP_GOALS)
 

@@ -4,7 +4,7 @@
 #
 #	test/harness/run.sh [--long] [SUITE...]		default: every suite
 #
-# Suites: check unit regress isolation pgtap tap python, and long with --long.  The last line printed is
+# Suites: check unit regress isolation pgtap tap python doc, and long with --long.  The last line printed is
 # "N passed, M failed", summed over the suites; the exit status is non-zero unless M is 0.  A suite that cannot run,
 # or a test that skips itself, is a failure.  Logs of the last run are kept in build/test-logs.
 
@@ -12,7 +12,7 @@ set -euo pipefail
 # shellcheck source=test/harness/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-SUITES=(check unit regress isolation pgtap tap python)
+SUITES=(check unit regress isolation pgtap tap python doc)
 LOGS=$GA_ROOT/build/test-logs
 total_passed=0
 total_failed=0
@@ -176,6 +176,30 @@ suite_python() {
 	count_passed=$((${ran:-0} > count_failed ? ${ran:-0} - count_failed : 0))
 	add_result python "$count_passed" "$count_failed"
 	if [ "$count_failed" != 0 ]; then tail -n 80 "$log"; fi
+}
+
+# The SQL of README.md and of each page below doc/examples runs as it stands, page by page in a fresh database.
+suite_doc() {
+	local pages page database
+	# shellcheck disable=SC2317
+	run_page() {
+		database=doc_$((++page))
+		ga_psql doc -d postgres -c "CREATE DATABASE $database"
+		if awk '/^```sql$/ {sql = 1; next} /^```/ {sql = 0} sql' "$1" | ga_psql doc -d "$database" -f - >/dev/null; then
+			echo "ok 1 - $(basename "$1") runs"
+		else
+			echo "not ok 1 - $(basename "$1") runs"
+		fi
+	}
+	mapfile -t pages < <(grep -l '^```sql$' "$GA_ROOT"/README.md "$GA_ROOT"/doc/examples/*.md 2>/dev/null)
+	if [ ${#pages[@]} = 0 ]; then
+		add_result doc 0 0 "(no page has SQL)"
+		return 0
+	fi
+	page=0
+	ga_cluster_start doc "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
+	run_tap_files doc "${pages[@]}" -- run_page
+	ga_cluster_stop doc
 }
 
 suite_long() {
