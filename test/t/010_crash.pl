@@ -24,17 +24,21 @@ $node->safe_psql('postgres', q{
 	INSERT INTO gpuagent.swarm (swarm, keep_versions) VALUES ('s', 10000), ('a', 10000), ('r', 10000), ('c', 10000);
 });
 
-# Run statements one by one in a session until the server is stopped under it after some milliseconds; returns the
-# values that were acknowledged before.
+# Run statements one by one in a session until the server is stopped under it after some milliseconds; returns what
+# followed "ack " in their results before. (A result that psql has when the connection ends it prints, \gset or not.)
 sub crash_during
 {
 	my ($delay, @statements) = @_;
-	my ($in, $out, $err) = (join("\n", @statements) . "\n", '', '');
-	my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', \$err);
+	my ($out, $err) = ('', '');
+	my $script = $node->basedir . '/crash.sql';
+
+	unlink $script;
+	append_to_file($script, join("\n", @statements) . "\n");
+	my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', $script ], '>', \$out, '2>', \$err);
 	my $until = Time::HiRes::time() + 60;
 
 	# Something was acknowledged first, so that each round has a past and a present.
-	while ($out !~ /\n/ && Time::HiRes::time() < $until)
+	while ($out !~ /^ack .*\n/m && Time::HiRes::time() < $until)
 	{
 		$psql->pump_nb;
 		usleep(1000);
@@ -44,7 +48,7 @@ sub crash_during
 	$psql->finish;
 	like($err, qr/server closed the connection|terminating connection|connection to server was lost/, 'the session was in the middle');
 	$node->start;
-	return split /\n/, $out;
+	return $out =~ /^ack (.*)\n/mg;
 }
 
 # Each version row of a swarm names a whole tensor, and from 1 on each number has one.
@@ -81,35 +85,36 @@ for my $round (1 .. $rounds)
 	note("round $round, $delay ms");
 
 	# whole versions, and rows of them
-	my @ack = crash_during($delay, map { "SELECT gpuagent.store_swarm('s', content($_));" } $stored + 1 .. $stored + 100);
-	$stored = swarm_is_whole('s', $ack[-1] // 0);
+	my @ack = crash_during($delay, map { "SELECT 'ack ' || gpuagent.store_swarm('s', content($_));" } $stored + 1 .. $stored + 100);
+	$stored = swarm_is_whole('s', $ack[-1]);
 	is_value($node, q{SELECT count(*) FROM gpuagent.swarm_version WHERE swarm = 's' AND tensor <> identity(version)}, '0',
 		'each version is what was stored');
 
 	# a version in several calls of one transaction: all of its rows, or no version
-	@ack = crash_during($delay, map { ("BEGIN;", (map { "SELECT gpuagent.append_swarm('a', content($_)) IS NULL \\gset" } 1 .. 3), "COMMIT;",
-			"SELECT 1;") } 1 .. 30);
-	$appended = swarm_is_whole('a', $appended + scalar @ack);
+	@ack = crash_during($delay, map { ("BEGIN;", (map { "SELECT gpuagent.append_swarm('a', content($_)) AS n \\gset" } 1 .. 3), "COMMIT;",
+			"SELECT 'ack ' || current FROM gpuagent.swarm WHERE swarm = 'a';") } 1 .. 30);
+	cmp_ok($ack[-1], '>', $appended, 'a version is new');
+	$appended = swarm_is_whole('a', $ack[-1]);
 	is_value($node, q{SELECT count(*) FROM gpuagent.swarm_version v JOIN gpuagent_store.tensor t ON t.hash = v.tensor WHERE swarm = 'a' AND shape <> '{21,900000}'},
 		'0', 'no version has a part of its rows');
 
 	# checkpoints, each of a version and a layer stored in the same transaction
 	@ack = crash_during($delay, map { ("BEGIN;", "SELECT gpuagent.store_swarm('c', content($_)), gpuagent.store_weights('e', 'w', content($_)) \\gset",
 			"SELECT gpuagent.create_checkpoint('c$_', metadata => jsonb_build_object('hash', encode(identity($_), 'hex'))) AS id \\gset", "COMMIT;",
-			"SELECT :id;") } 1 .. 30);
+			"SELECT 'ack ' || :id;") } 1 .. 30);
 	swarm_is_whole('c', 0);
-	my ($count, $last) = split /\|/, $node->safe_psql('postgres', 'SELECT count(*), COALESCE(max(id), 0) FROM gpuagent.checkpoint');
-	cmp_ok($last, '>=', $ack[-1] // 0, 'each acknowledged checkpoint is there');
+	my ($count, $last) = split /\|/, $node->safe_psql('postgres', 'SELECT count(*), max(id) FROM gpuagent.checkpoint');
+	cmp_ok($last, '>=', $ack[-1], 'each acknowledged checkpoint is there');
 	cmp_ok($count, '>=', $checkpoints + scalar @ack, 'with all before it');
 	$checkpoints = $count;
 	is_value($node, q{
 		SELECT count(*) FROM gpuagent.checkpoint c WHERE c.status <> 'valid'
 			OR gpuagent.tensor_hash(gpuagent.retrieve_swarm('c', checkpoint => c.id)) <> decode(metadata ->> 'hash', 'hex')
-			OR (SELECT gpuagent.tensor_hash(w.weights) FROM gpuagent.load_weights('e', 'w', checkpoint => c.id) w) IS DISTINCT FROM decode(metadata ->> 'hash', 'hex')},
+			OR label LIKE 'c%' AND (SELECT gpuagent.tensor_hash(w.weights) FROM gpuagent.load_weights('e', 'w', checkpoint => c.id) w) IS DISTINCT FROM decode(metadata ->> 'hash', 'hex')},
 		'0', 'and holds what it was taken of');
 
 	# files: those that have their name are whole
-	@ack = crash_during($delay, map { "SELECT file FROM gpuagent.export_safetensors('e', 'r$round-$_');" } 1 .. 100);
+	@ack = crash_during($delay, map { "SELECT 'ack ' || file FROM gpuagent.export_safetensors('e', 'r$round-$_');" } 1 .. 100);
 	my @files = map { m{([^/]*)\.safetensors$} } glob("$tree/*.safetensors");
 	cmp_ok(scalar @files, '>=', $exported + scalar @ack, 'each acknowledged file is there');
 	$exported = @files;
@@ -121,13 +126,35 @@ for my $round (1 .. $rounds)
 			SELECT gpuagent.tensor_hash(c.weights) = gpuagent.tensor_hash(e.weights) FROM gpuagent.load_weights('copy', 'w') c, gpuagent.load_weights('e', 'w') e;
 			ROLLBACK}, 't', "$file is whole");
 	}
+
+	# exported checkpoints: a folder that has its name is whole, and `latest` names one
+	@ack = crash_during($delay, map { ("BEGIN;", "SELECT gpuagent.store_swarm('c', content($_)) \\gset",
+			"SELECT gpuagent.create_checkpoint('x$_', objects => '{swarm:c}', metadata => jsonb_build_object('hash', encode(identity($_), 'hex'))) AS id \\gset", "COMMIT;",
+			"SELECT 'ack ' || path FROM gpuagent.export_checkpoint(:id);") } 1 .. 30);
+	my @folders = map { m{([^/]*)$} } grep { -d } glob("$tree/nvme_storage/ckpt-*");
+	my %found = map { $_ => 1 } @folders;
+	is(join(' ', grep { !$found{ (split m{/}, $_)[-1] } } @ack), '', 'each acknowledged folder is there');
+	my $latest = -e "$tree/nvme_storage/latest" ? slurp_file("$tree/nvme_storage/latest") : '';
+	chomp $latest;
+	ok($found{$latest}, 'latest names one');
+	$node->safe_psql('postgres', 'CREATE DATABASE imported');
+	$node->safe_psql('imported', 'CREATE EXTENSION gpuagent; SELECT gpuagent.setup()');
+	foreach my $folder (sort @folders)
+	{
+		is($node->safe_psql('imported', qq{
+				SELECT gpuagent.import_checkpoint('$folder') AS id \\gset
+				SELECT gpuagent.tensor_hash(gpuagent.retrieve_swarm('c', checkpoint => :id)) = decode(metadata ->> 'hash', 'hex')
+				FROM gpuagent.checkpoint WHERE id = :id}), 't', "$folder is whole");
+	}
+	$node->safe_psql('postgres', 'DROP DATABASE imported');
 	nothing_half();
+	is_value($node, q{SELECT string_agg(object || ' ' || status, ', ') FROM gpuagent.verify_integrity('full')}, 'total ok', 'and the extension finds nothing');
 }
 
 # And all of it goes on working.
 is_value($node, q{SELECT gpuagent.store_swarm('s', content(1000)) = current + 1 FROM gpuagent.swarm WHERE swarm = 's'}, 't', 'the next version is stored');
-is_value($node, q{SELECT count(*) > 0 FROM gpuagent.restore_checkpoint(gpuagent.resolve_checkpoint('latest'))}, 't', 'the latest checkpoint is restored');
+is_value($node, q{SELECT count(*) > 0 FROM gpuagent.restore_checkpoint((SELECT max(id) FROM gpuagent.checkpoint WHERE label LIKE 'x%'))}, 't', 'the latest checkpoint is restored');
 is_value($node, q{SELECT gpuagent.tensor_hash(gpuagent.retrieve_swarm('c')) = decode(metadata ->> 'hash', 'hex')
-	FROM gpuagent.checkpoint WHERE label IS NOT NULL AND label LIKE 'c%' ORDER BY id DESC LIMIT 1}, 't', 'to what it was taken of');
+	FROM gpuagent.checkpoint WHERE label LIKE 'x%' ORDER BY id DESC LIMIT 1}, 't', 'to what it was taken of');
 
 done_testing();
