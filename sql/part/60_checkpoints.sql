@@ -12,7 +12,7 @@ COMMENT ON FUNCTION gpuagent_store.xid_source() IS
 CREATE FUNCTION gpuagent_store.digest(VARIADIC "any") RETURNS bytea
     AS 'MODULE_PATHNAME', 'ga_digest' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent_store.digest("any") IS
-    'SHA-256 over each argument: length of its wire format as int64 (-1 for NULL), then the wire format';
+    'SHA-256 over each argument: length of its wire format as int64 (-1 for NULL), then the wire format, text in the server''s encoding';
 
 CREATE FUNCTION gpuagent_store.run_on_snapshot(steps text[], VARIADIC "any") RETURNS bigint[]
     AS 'MODULE_PATHNAME', 'ga_run_on_snapshot' LANGUAGE C VOLATILE PARALLEL UNSAFE;

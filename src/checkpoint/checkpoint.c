@@ -18,7 +18,9 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -53,49 +55,86 @@ ga_xid_source(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId)));
 }
 
-/* Adds one value to a digest: its length as int64 in network order (-1 for NULL), then its wire bytes. */
-static void
-digest_value(pg_cryptohash_ctx *hash, bytea *wire)
+/* What digest() knows of an argument, looked up once per query. */
+typedef struct DigestColumn
 {
-	uint64		length = pg_hton64(wire == NULL ? UINT64_MAX : (uint64) (VARSIZE(wire) - VARHDRSZ));
+	Oid			type;
+	FmgrInfo	send;			/* not used for text and jsonb */
+} DigestColumn;
+
+static DigestColumn *
+digest_columns(FunctionCallInfo fcinfo)
+{
+	DigestColumn *columns = (DigestColumn *) fcinfo->flinfo->fn_extra;
+
+	if (columns == NULL)
+	{
+		columns = (DigestColumn *) MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(DigestColumn) * PG_NARGS());
+		for (int i = 0; i < PG_NARGS(); i++)
+		{
+			Oid			send;
+			bool		varlena;
+
+			columns[i].type = get_fn_expr_argtype(fcinfo->flinfo, i);
+			if (!OidIsValid(columns[i].type))
+				elog(ERROR, "could not determine the type of argument %d", i + 1);
+			getTypeBinaryOutputInfo(columns[i].type, &send, &varlena);
+			fmgr_info_cxt(send, &columns[i].send, fcinfo->flinfo->fn_mcxt);
+		}
+		fcinfo->flinfo->fn_extra = columns;
+	}
+	return columns;
+}
+
+/* Adds one value to a digest: its length as int64 in network order (-1 for NULL), then its bytes. */
+static void
+digest_bytes(pg_cryptohash_ctx *hash, const char *data, int64 nbytes)
+{
+	uint64		length = pg_hton64((uint64) nbytes);
 
 	if (pg_cryptohash_update(hash, (uint8 *) &length, sizeof(length)) < 0 ||
-		(wire != NULL &&
-		 pg_cryptohash_update(hash, (uint8 *) VARDATA(wire), VARSIZE(wire) - VARHDRSZ) < 0))
+		(nbytes > 0 && pg_cryptohash_update(hash, (const uint8 *) data, nbytes) < 0))
 		elog(ERROR, "SHA-256 failed: %s", pg_cryptohash_error(hash));
 }
 
-/* Send functions of the arguments of a call with this many arguments, looked up once per query. */
-static FmgrInfo *
-digest_senders(FunctionCallInfo fcinfo)
+/* Adds a value in its wire format; text stays in the server's encoding, whatever the client's is. */
+static void
+digest_value(pg_cryptohash_ctx *hash, DigestColumn *column, Datum value)
 {
-	FmgrInfo   *senders = (FmgrInfo *) fcinfo->flinfo->fn_extra;
-
-	if (senders == NULL)
+	if (column->type == TEXTOID)
 	{
-		senders = (FmgrInfo *) MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(FmgrInfo) * PG_NARGS());
-		for (int i = 0; i < PG_NARGS(); i++)
-		{
-			Oid			type = get_fn_expr_argtype(fcinfo->flinfo, i);
-			Oid			sender;
-			bool		varlena;
+		text	   *string = DatumGetTextPP(value);
 
-			if (!OidIsValid(type))
-				elog(ERROR, "could not determine the type of argument %d", i + 1);
-			getTypeBinaryOutputInfo(type, &sender, &varlena);
-			fmgr_info_cxt(sender, &senders[i], fcinfo->flinfo->fn_mcxt);
-		}
-		fcinfo->flinfo->fn_extra = senders;
+		digest_bytes(hash, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+		if ((Pointer) string != DatumGetPointer(value))
+			pfree(string);
 	}
-	return senders;
+	else if (column->type == JSONBOID)
+	{
+		Jsonb	   *jsonb = DatumGetJsonbP(value);
+		StringInfoData wire;
+
+		initStringInfo(&wire);
+		appendStringInfoChar(&wire, 1);	/* version of the format, as jsonb_send has it */
+		(void) JsonbToCString(&wire, &jsonb->root, VARSIZE(jsonb));
+		digest_bytes(hash, wire.data, wire.len);
+		pfree(wire.data);
+	}
+	else
+	{
+		bytea	   *wire = SendFunctionCall(&column->send, value);
+
+		digest_bytes(hash, VARDATA(wire), VARSIZE(wire) - VARHDRSZ);
+		pfree(wire);
+	}
 }
 
-/* digest(VARIADIC "any"): SHA-256 over the wire format of each argument; the same in every database. */
+/* digest(VARIADIC "any"): SHA-256 over the wire format of each argument; the same in every database of an encoding. */
 PG_FUNCTION_INFO_V1(ga_digest);
 Datum
 ga_digest(PG_FUNCTION_ARGS)
 {
-	FmgrInfo   *senders;
+	DigestColumn *columns;
 	pg_cryptohash_ctx *hash;
 	bytea	   *result = (bytea *) palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
 
@@ -103,17 +142,16 @@ ga_digest(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("digest() does not take its arguments as an array")));
-	senders = digest_senders(fcinfo);
+	columns = digest_columns(fcinfo);
 	hash = pg_cryptohash_create(PG_SHA256);	/* freed with the resource owner when a send function throws */
 	if (hash == NULL || pg_cryptohash_init(hash) < 0)
 		elog(ERROR, "could not start SHA-256");
 	for (int i = 0; i < PG_NARGS(); i++)
 	{
-		bytea	   *wire = PG_ARGISNULL(i) ? NULL : SendFunctionCall(&senders[i], PG_GETARG_DATUM(i));
-
-		digest_value(hash, wire);
-		if (wire != NULL)
-			pfree(wire);
+		if (PG_ARGISNULL(i))
+			digest_bytes(hash, NULL, -1);
+		else
+			digest_value(hash, &columns[i], PG_GETARG_DATUM(i));
 	}
 	if (pg_cryptohash_final(hash, (uint8 *) VARDATA(result), PG_SHA256_DIGEST_LENGTH) < 0)
 		elog(ERROR, "SHA-256 failed: %s", pg_cryptohash_error(hash));

@@ -59,6 +59,16 @@ FROM gpuagent.checkpoint;
 SELECT object, part, version, tensor IS NOT NULL AS tensor, biases IS NOT NULL AS biases, from_seq, to_seq
 FROM gpuagent.checkpoint_item ORDER BY object, part;
 
+-- digests, against their definition: length (-1 for NULL) and wire format of each column
+SELECT bool_and(digest = sha256(int8send(octet_length(id)) || convert_to(id, 'UTF8')
+    || coalesce(int8send(octet_length(s)) || s, int8send(-1)) || coalesce(int8send(octet_length(m)) || m, int8send(-1))
+    || int8send(8) || int8send(generation) || coalesce(int8send(8) || float8send(fitness), int8send(-1))
+    || int8send(octet_length(j)) || j || int8send(8) || int8send(version) || int8send(8) || timestamptz_send(created_at)
+    || int8send(8) || timestamptz_send(updated_at) || coalesce(int8send(16) || uuid_send(origin), int8send(-1)))) AS digests
+FROM gpuagent_store.checkpoint_agent, LATERAL (SELECT gpuagent.agent_state_send(state), gpuagent.agent_state_send(memory), jsonb_send(metadata)) w (s, m, j);
+SELECT gpuagent_store.digest(1::bigint, NULL::text) = sha256(int8send(8) || int8send(1) || int8send(-1)) AS one;
+
+
 -- nothing changed: nothing is written, the newest checkpoint comes back; in other formats of dates and floats, too
 SELECT gpuagent.create_checkpoint() = 1 AS same;
 SET timezone = 'Asia/Kolkata'; SET datestyle = 'German'; SET extra_float_digits = -10;
@@ -261,6 +271,16 @@ RESET ROLE;
 SELECT id > 1000 AS higher FROM gpuagent.metric WHERE step = 9;
 DROP OWNED BY regress_ga_checkpoint;
 DROP ROLE regress_ga_checkpoint;
+
+-- a client's encoding has no part in digests
+SET client_encoding = 'LATIN1';
+SELECT count(*) AS damaged FROM gpuagent_store.verify_checkpoint(1, 'full');
+UPDATE gpuagent.agent SET version = version + 1;
+SELECT gpuagent.create_checkpoint('from another encoding') AS enc \gset
+RESET client_encoding;
+SELECT count(*) AS damaged FROM gpuagent_store.verify_checkpoint(:enc, 'full');
+SELECT metadata FROM gpuagent_store.checkpoint_agent WHERE from_seq = :enc AND id ^@ 'run2/';
+UPDATE gpuagent.agent SET version = version - 1;
 
 -- a damaged checkpoint is not restored, and passed over
 SELECT gpuagent.create_checkpoint('sound') AS sound \gset
