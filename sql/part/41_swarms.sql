@@ -192,7 +192,12 @@ BEGIN
         SELECT v.tensor INTO hash FROM gpuagent.swarm s JOIN gpuagent.swarm_version v
             ON v.swarm = s.swarm AND v.version = s.current WHERE s.swarm = swarm_tensor_hash.swarm;
     END IF;
-    IF hash IS NULL THEN
+    IF hash IS NULL AND version IS NOT NULL AND EXISTS (SELECT FROM gpuagent.swarm s WHERE s.swarm = swarm_tensor_hash.swarm) THEN
+        RAISE EXCEPTION 'swarm "%" has no version %', swarm, version
+            USING ERRCODE = 'undefined_object',
+                  DETAIL = (SELECT format('Its newest version is %s.', max(v.version))
+                            FROM gpuagent.swarm_version v WHERE v.swarm = swarm_tensor_hash.swarm);
+    ELSIF hash IS NULL THEN
         RAISE EXCEPTION 'swarm "%" does not exist', swarm
             USING ERRCODE = 'undefined_object',
                   DETAIL = CASE WHEN checkpoint IS NOT NULL THEN format('It is not in checkpoint %s.', checkpoint)
