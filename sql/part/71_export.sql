@@ -417,6 +417,7 @@ BEGIN
         UNION ALL SELECT gpuagent_store.export_metrics(k.id, temp, k.objects)) x (s);
     PERFORM gpuagent_store.write_text(temp || '/MANIFEST.json', gpuagent_store.manifest_text(jsonb_build_object(
         'format', 'gpuagent checkpoint', 'format_version', 1, 'creator', gpuagent.version(), 'source', gpuagent_store.xid_source(),
+        'encoding', getdatabaseencoding(),
         'checkpoint', to_jsonb(k), 'sections', sections)));
     PERFORM gpuagent_store.temp_publish(temp, folder);
 END

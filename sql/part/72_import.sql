@@ -246,6 +246,11 @@ BEGIN
     END IF;
     folder := gpuagent_store.import_folder(path);
     manifest := gpuagent_store.read_manifest(folder);
+    IF manifest ->> 'encoding' <> getdatabaseencoding() THEN
+        RAISE EXCEPTION 'the exported checkpoint "%" comes from a database of encoding %', folder, manifest ->> 'encoding'
+            USING ERRCODE = 'feature_not_supported', DETAIL = 'Digests of rows depend on the encoding.',
+                HINT = 'Import it into a database of that encoding, and move that one with pg_dump.';
+    END IF;
     SELECT * INTO problem FROM gpuagent_store.verify_files(folder, manifest, verify) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'the exported checkpoint "%" is damaged', folder

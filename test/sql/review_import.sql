@@ -21,6 +21,8 @@ SELECT hostile AS at, value, pg_temp.import_of(jsonb_set(manifest, hostile, valu
     LATERAL (SELECT path_text::text[]) h (hostile), unnest(ARRAY['null', '-1', '"../../../etc/passwd"', '{}', '[[1]]', '"agents"']::jsonb[]) WITH ORDINALITY v (value, m)
 WHERE pg_temp.import_of(jsonb_set(manifest, hostile, value)) <> 'XX001';
 SELECT pg_temp.import_of(manifest) AS without_its_files FROM export;
+-- Digests of text are those of an encoding: JSON objects even order their keys by the bytes of it.
+SELECT pg_temp.import_of(manifest || '{"encoding": "EUC_JP"}') AS of_another_encoding, manifest ->> 'encoding' = getdatabaseencoding() AS of_this FROM export;
 -- Nothing of all that was imported; the true one still is.
 SELECT count(*) FROM gpuagent.checkpoint WHERE label = 'review import';
 SELECT gpuagent.import_checkpoint(path) > 0 AS imported FROM export;
