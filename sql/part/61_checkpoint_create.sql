@@ -266,7 +266,7 @@ COMMENT ON FUNCTION gpuagent.set_checkpoint_alias(text, bigint) IS
 CREATE FUNCTION gpuagent_store.verify_checkpoint(checkpoint bigint, level text, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, status text, expected text, actual text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET row_security = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;

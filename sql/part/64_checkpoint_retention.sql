@@ -24,7 +24,7 @@ COMMENT ON FUNCTION gpuagent_store.interval_tables() IS
 
 CREATE FUNCTION gpuagent_store.remove_contents(removed bigint[], dry_run boolean)
 RETURNS TABLE (checkpoint bigint, freed_bytes bigint)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
     gone CONSTANT bigint[] := ARRAY(SELECT r FROM unnest(removed) r ORDER BY 1);
@@ -337,7 +337,7 @@ COMMENT ON FUNCTION gpuagent_store.tensor_common_bytes(bytea, bytea) IS
 
 CREATE FUNCTION gpuagent.checkpoint_diff(a bigint, b bigint DEFAULT NULL, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, part text, change text, a_hash bytea, b_hash bytea, changed_bytes bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET row_security = off AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;
