@@ -143,6 +143,40 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.live_items(text[], text[]) IS
     'contents of a scope as they are now, in the form of checkpoint_item; without agents, nodes, edges and metric values';
 
+-- Bytes of rows, for raw_bytes, new_bytes and freed_bytes: columns as stored, and a constant for those of fixed size.
+CREATE FUNCTION gpuagent_store.agent_bytes(id text, state gpuagent.agent_state, memory gpuagent.agent_state, metadata jsonb)
+RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT (pg_catalog.octet_length(id) OPERATOR(pg_catalog.+) 48
+        OPERATOR(pg_catalog.+) COALESCE(pg_catalog.pg_column_size(state), 0)
+        OPERATOR(pg_catalog.+) COALESCE(pg_catalog.pg_column_size(memory), 0)
+        OPERATOR(pg_catalog.+) pg_catalog.pg_column_size(metadata))::pg_catalog.int8
+$$;
+COMMENT ON FUNCTION gpuagent_store.agent_bytes(text, gpuagent.agent_state, gpuagent.agent_state, jsonb) IS 'bytes that an agent counts for in a checkpoint';
+
+CREATE FUNCTION gpuagent_store.node_bytes(graph text, id text, embedding gpuagent.embedding, metadata jsonb) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT (pg_catalog.octet_length(graph) OPERATOR(pg_catalog.+) pg_catalog.octet_length(id) OPERATOR(pg_catalog.+) 8
+        OPERATOR(pg_catalog.+) COALESCE(pg_catalog.pg_column_size(embedding), 0)
+        OPERATOR(pg_catalog.+) pg_catalog.pg_column_size(metadata))::pg_catalog.int8
+$$;
+COMMENT ON FUNCTION gpuagent_store.node_bytes(text, text, gpuagent.embedding, jsonb) IS 'bytes that a node counts for in a checkpoint';
+
+CREATE FUNCTION gpuagent_store.edge_bytes(graph text, source text, target text, edge_type text, metadata jsonb) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT (pg_catalog.octet_length(graph) OPERATOR(pg_catalog.+) pg_catalog.octet_length(source)
+        OPERATOR(pg_catalog.+) pg_catalog.octet_length(target) OPERATOR(pg_catalog.+) pg_catalog.octet_length(edge_type)
+        OPERATOR(pg_catalog.+) 16 OPERATOR(pg_catalog.+) pg_catalog.pg_column_size(metadata))::pg_catalog.int8
+$$;
+COMMENT ON FUNCTION gpuagent_store.edge_bytes(text, text, text, text, jsonb) IS 'bytes that an edge counts for in a checkpoint';
+
+CREATE FUNCTION gpuagent_store.metric_bytes(run text, key text, object text) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT (pg_catalog.octet_length(run) OPERATOR(pg_catalog.+) pg_catalog.octet_length(key)
+        OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(object), 0) OPERATOR(pg_catalog.+) 40)::pg_catalog.int8
+$$;
+COMMENT ON FUNCTION gpuagent_store.metric_bytes(text, text, text) IS 'bytes that a metric value counts for in a checkpoint';
+
 CREATE FUNCTION gpuagent_store.item_bytes(tensor bytea, biases bytea, body jsonb) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT t.nbytes FROM gpuagent_store.tensor t WHERE t.hash = tensor LIMIT 1), 0)
@@ -180,9 +214,11 @@ $ga$/* candidates */ WITH closed AS (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0) p
         WHERE ($3 OR a.id ^@ ANY ($4)) AND a.ctid = ANY ($9)
-            AND ROW(a.id, a.state, a.memory, a.generation, a.fitness, a.metadata, a.version, a.created_at, a.updated_at, a.origin)::record
-                *<> ROW(p.id, p.state, p.memory, p.generation, p.fitness, p.metadata, p.version, p.created_at, p.updated_at, p.origin)::record))
-    RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
+            AND ROW(a.id, a.state, a.memory, a.generation, a.fitness,
+                    a.metadata, a.version, a.created_at, a.updated_at, a.origin)::record
+                *<> ROW(p.id, p.state, p.memory, p.generation, p.fitness,
+                    p.metadata, p.version, p.created_at, p.updated_at, p.origin)::record))
+    RETURNING gpuagent_store.agent_bytes(o.id, o.state, o.memory, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (4, 'change', with_agents,
 $ga$/* candidates */ WITH added AS (
@@ -194,15 +230,16 @@ $ga$/* candidates */ WITH added AS (
     WHERE ($3 OR a.id ^@ ANY ($4)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_agent q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
-    RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.agent_bytes(o.id, o.state, o.memory, o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (5, 'change', with_agents,
 $ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_agent o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ($3 OR o.id ^@ ANY ($4))
-        AND ($7[1] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_agent q WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4))))
+        AND ($7[1] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_agent q
+            WHERE q.to_seq IS NULL AND ($3 OR q.id ^@ ANY ($4))))
         AND NOT EXISTS (SELECT FROM gpuagent.agent a WHERE a.id = o.id)
-    RETURNING octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.agent_bytes(o.id, o.state, o.memory, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (6, 'nodes', with_graphs,
 $ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
@@ -220,7 +257,7 @@ $ga$/* candidates */ WITH closed AS (
         WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
             AND ROW(a.graph, a.id, a.embedding, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.id, p.embedding, p.metadata, p.created_at)::record))
-    RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.node_bytes(o.graph, o.id, o.embedding, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (8, 'change', with_graphs,
 $ga$/* candidates */ WITH added AS (
@@ -232,15 +269,16 @@ $ga$/* candidates */ WITH added AS (
     WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_node q
             WHERE q.graph = a.graph AND q.id = a.id AND q.to_seq IS NULL OFFSET 0)
-    RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.node_bytes(o.graph, o.id, o.embedding, o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (9, 'change', with_graphs,
 $ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_node o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND ($7[2] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_node q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
+        AND ($7[2] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_node q
+            WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_node a WHERE a.graph = o.graph AND a.id = o.id)
-    RETURNING octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.node_bytes(o.graph, o.id, o.embedding, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (10, 'edges', with_graphs,
 $ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
@@ -254,11 +292,12 @@ $ga$/* candidates */ WITH closed AS (
         SELECT p.place
         FROM gpuagent.graph_edge a CROSS JOIN LATERAL (
             SELECT q.*, q.ctid AS place FROM gpuagent_store.checkpoint_edge q
-            WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0) p
+            WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target
+                AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0) p
         WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
             AND ROW(a.graph, a.source, a.target, a.edge_type, a.weight, a.metadata, a.created_at)::record
                 *<> ROW(p.graph, p.source, p.target, p.edge_type, p.weight, p.metadata, p.created_at)::record))
-    RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.edge_bytes(o.graph, o.source, o.target, o.edge_type, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (12, 'change', with_graphs,
 $ga$/* candidates */ WITH added AS (
@@ -269,16 +308,18 @@ $ga$/* candidates */ WITH added AS (
     FROM gpuagent.graph_edge a
     WHERE ('graph' = ANY ($5) OR 'graph:' || a.graph = ANY ($6)) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_edge q
-            WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0)
-    RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
+            WHERE q.graph = a.graph AND q.source = a.source AND q.target = a.target
+                AND q.edge_type = a.edge_type AND q.to_seq IS NULL OFFSET 0)
+    RETURNING gpuagent_store.edge_bytes(o.graph, o.source, o.target, o.edge_type, o.metadata) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (13, 'change', with_graphs,
 $ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_edge o SET to_seq = $1
     WHERE o.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || o.graph = ANY ($6))
-        AND ($7[3] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_edge q WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
+        AND ($7[3] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_edge q
+            WHERE q.to_seq IS NULL AND ('graph' = ANY ($5) OR 'graph:' || q.graph = ANY ($6))))
         AND NOT EXISTS (SELECT FROM gpuagent.graph_edge a WHERE a.graph = o.graph AND a.source = o.source AND a.target = o.target AND a.edge_type = o.edge_type)
-    RETURNING octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata) AS nbytes)
+    RETURNING gpuagent_store.edge_bytes(o.graph, o.source, o.target, o.edge_type, o.metadata) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (14, 'metrics', with_metrics,
 $ga$SELECT count(*), array_agg(a.ctid) FILTER (WHERE $2 IS NULL OR gpuagent_store.changed_since(a.xmin, $2)),
@@ -296,7 +337,7 @@ $ga$/* candidates */ WITH closed AS (
         WHERE 'metrics' = ANY ($5) AND a.ctid = ANY ($9)
             AND ROW(a.id, a.run, a.key, a.step, a.value, a.object, a.recorded_at, a.created_at)::record
                 *<> ROW(p.id, p.run, p.key, p.step, p.value, p.object, p.recorded_at, p.created_at)::record))
-    RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
+    RETURNING gpuagent_store.metric_bytes(o.run, o.key, o.object) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (16, 'change', with_metrics,
 $ga$/* candidates */ WITH added AS (
@@ -308,15 +349,16 @@ $ga$/* candidates */ WITH added AS (
     WHERE 'metrics' = ANY ($5) AND a.ctid = ANY ($9)
         AND NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_metric q
             WHERE q.id = a.id AND q.to_seq IS NULL OFFSET 0)
-    RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
+    RETURNING gpuagent_store.metric_bytes(o.run, o.key, o.object) AS nbytes)
 SELECT count(*), coalesce(sum(nbytes), 0)::bigint FROM added$ga$),
         (17, 'change', with_metrics,
 $ga$/* gone */ WITH closed AS (
     UPDATE gpuagent_store.checkpoint_metric o SET to_seq = $1
     WHERE o.to_seq IS NULL AND 'metrics' = ANY ($5)
-        AND ($7[4] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_metric q WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5)))
+        AND ($7[4] IS NOT NULL OR $8[1] <> (SELECT count(*) FROM gpuagent_store.checkpoint_metric q
+            WHERE q.to_seq IS NULL AND 'metrics' = ANY ($5)))
         AND NOT EXISTS (SELECT FROM gpuagent.metric a WHERE a.id = o.id)
-    RETURNING octet_length(o.run || o.key || coalesce(o.object, '')) + 40 AS nbytes)
+    RETURNING gpuagent_store.metric_bytes(o.run, o.key, o.object) AS nbytes)
 SELECT count(*), -coalesce(sum(nbytes), 0)::bigint FROM closed$ga$),
         (18, 'change', with_items,
 $ga$/* items */ WITH closed AS (

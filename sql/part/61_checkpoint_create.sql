@@ -66,22 +66,19 @@ COMMENT ON FUNCTION gpuagent_store.require_live_objects(text[]) IS '42704 when o
 
 CREATE FUNCTION gpuagent_store.checkpoint_raw_bytes(checkpoint bigint, objects text[]) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (SELECT coalesce(sum(octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0)
-                + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata)), 0)::bigint
+    SELECT (SELECT coalesce(sum(gpuagent_store.agent_bytes(o.id, o.state, o.memory, o.metadata)), 0)::bigint
             FROM gpuagent_store.checkpoint_agent o
             WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
                 AND (s.agents OR o.id ^@ ANY (s.prefixes)))
-        + (SELECT coalesce(sum(octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0)
-                + pg_column_size(o.metadata)), 0)::bigint
+        + (SELECT coalesce(sum(gpuagent_store.node_bytes(o.graph, o.id, o.embedding, o.metadata)), 0)::bigint
             FROM gpuagent_store.checkpoint_node o
             WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
                 AND ('graph' = ANY (s.kinds) OR 'graph:' || o.graph = ANY (s.names)))
-        + (SELECT coalesce(sum(octet_length(o.graph || o.source || o.target || o.edge_type) + 16
-                + pg_column_size(o.metadata)), 0)::bigint
+        + (SELECT coalesce(sum(gpuagent_store.edge_bytes(o.graph, o.source, o.target, o.edge_type, o.metadata)), 0)::bigint
             FROM gpuagent_store.checkpoint_edge o
             WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
                 AND ('graph' = ANY (s.kinds) OR 'graph:' || o.graph = ANY (s.names)))
-        + (SELECT coalesce(sum(octet_length(o.run || o.key || coalesce(o.object, '')) + 40), 0)::bigint
+        + (SELECT coalesce(sum(gpuagent_store.metric_bytes(o.run, o.key, o.object)), 0)::bigint
             FROM gpuagent_store.checkpoint_metric o
             WHERE o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq)
                 AND 'metrics' = ANY (s.kinds))

@@ -2,7 +2,8 @@ CREATE FUNCTION gpuagent.restore_checkpoint(checkpoint bigint DEFAULT NULL, obje
     new_prefix text DEFAULT NULL, dry_run boolean DEFAULT false, verify text DEFAULT 'full', safety boolean DEFAULT true)
 RETURNS TABLE (object text, action text, rows bigint, nbytes bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 20
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET timezone = 'UTC' SET extra_float_digits = 1 SET row_security = off AS $$
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1
+SET plan_cache_mode = force_custom_plan SET jit = off SET row_security = off AS $$
 #variable_conflict use_variable
 DECLARE
     source record;
@@ -82,7 +83,8 @@ COMMENT ON FUNCTION gpuagent.restore_checkpoint(bigint, text[], text, boolean, t
 
 CREATE FUNCTION gpuagent.restore_latest_valid(dry_run boolean DEFAULT false)
 RETURNS TABLE (object text, action text, rows bigint, nbytes bigint)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 20
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     candidate bigint;
     problem record;

@@ -4,16 +4,16 @@ CREATE FUNCTION gpuagent_store.interval_tables() RETURNS TABLE (name text, size 
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 VALUES
     ('gpuagent_store.checkpoint_agent',
-     'octet_length(o.id) + 48 + coalesce(pg_column_size(o.state), 0) + coalesce(pg_column_size(o.memory), 0) + pg_column_size(o.metadata)',
+     'gpuagent_store.agent_bytes(o.id, o.state, o.memory, o.metadata)',
      'k.agents OR o.id ^@ ANY (k.prefixes)'),
     ('gpuagent_store.checkpoint_node',
-     'octet_length(o.graph) + octet_length(o.id) + 8 + coalesce(pg_column_size(o.embedding), 0) + pg_column_size(o.metadata)',
+     'gpuagent_store.node_bytes(o.graph, o.id, o.embedding, o.metadata)',
      '''graph'' = ANY (k.kinds) OR ''graph:'' || o.graph = ANY (k.names)'),
     ('gpuagent_store.checkpoint_edge',
-     'octet_length(o.graph || o.source || o.target || o.edge_type) + 16 + pg_column_size(o.metadata)',
+     'gpuagent_store.edge_bytes(o.graph, o.source, o.target, o.edge_type, o.metadata)',
      '''graph'' = ANY (k.kinds) OR ''graph:'' || o.graph = ANY (k.names)'),
     ('gpuagent_store.checkpoint_metric',
-     'octet_length(o.run || o.key || coalesce(o.object, '''')) + 40',
+     'gpuagent_store.metric_bytes(o.run, o.key, o.object)',
      '''metrics'' = ANY (k.kinds)'),
     ('gpuagent.checkpoint_item',
      'gpuagent_store.item_bytes(o.tensor, o.biases, o.body)',
@@ -337,7 +337,8 @@ COMMENT ON FUNCTION gpuagent_store.tensor_common_bytes(bytea, bytea) IS
 
 CREATE FUNCTION gpuagent.checkpoint_diff(a bigint, b bigint DEFAULT NULL, objects text[] DEFAULT NULL)
 RETURNS TABLE (object text, part text, change text, a_hash bytea, b_hash bytea, changed_bytes bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET row_security = off AS $$
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     scope record;
