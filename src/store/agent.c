@@ -456,7 +456,8 @@ run_many(ManyMode mode, int given, const Oid *types, const Datum *values, const 
 			append_many_update(&sql, given);
 		else
 			append_many_insert(&sql, given, mode);
-		ga_plan_prepare(plan, sql.data, N_ARGS, types, mode == MANY_UPDATE ? CURSOR_OPT_GENERIC_PLAN : 0);
+		/* Generic: as constants the matrices would be copied, by the planner, and again with the plan. */
+		ga_plan_prepare(plan, sql.data, N_ARGS, types, CURSOR_OPT_GENERIC_PLAN);
 	}
 	if (mode == MANY_UPDATE)
 		ga_plan_nested(plan);
