@@ -134,7 +134,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent.append_swarm(text, gpuagent.swarm_tensor) IS
-    'adds rows to the version that this transaction writes; the first call of a transaction begins a new version with just these rows; returns its rows so far';
+    'adds rows to the version that this transaction writes; the first call of a transaction begins a new version with just these rows; returns its rows so far. Pieces of a multiple of 1 MiB cost least: a last chunk that is not full is written again by the next call';
 
 CREATE FUNCTION gpuagent_store.require_checkpoint(checkpoint bigint, object text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

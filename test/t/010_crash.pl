@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $rounds = $ENV{GA_TEST_LONG} ? 12 : 3;
-my $node = new_node('crash', conf => "autovacuum = off\n");
+my $node = new_node('crash', conf => "autovacuum = off\nmax_prepared_transactions = 2\n");
 (my $tree = $node->data_dir) =~ s{/[^/]+$}{};
 $tree .= '/gpu_storage-' . $node->port;
 
@@ -156,5 +156,19 @@ is_value($node, q{SELECT gpuagent.store_swarm('s', content(1000)) = current + 1 
 is_value($node, q{SELECT count(*) > 0 FROM gpuagent.restore_checkpoint((SELECT max(id) FROM gpuagent.checkpoint WHERE label LIKE 'x%'))}, 't', 'the latest checkpoint is restored');
 is_value($node, q{SELECT gpuagent.tensor_hash(gpuagent.retrieve_swarm('c')) = decode(metadata ->> 'hash', 'hex')
 	FROM gpuagent.checkpoint WHERE label LIKE 'x%' ORDER BY id DESC LIMIT 1}, 't', 'to what it was taken of');
+
+# A prepared transaction outlives a crash with what it stored, and keeps its version to itself until its end.
+$node->safe_psql('postgres', q{
+	BEGIN;
+	SELECT gpuagent.store_swarm('p', content(2000)), gpuagent.store_weights('p', 'w', content(2001));
+	PREPARE TRANSACTION 'store'});
+$node->stop('immediate');
+$node->start;
+fails_with($node, q{SELECT gpuagent.retrieve_swarm('p')}, '42704', 'prepared, it is not seen');
+fails_with($node, q{SET lock_timeout = '100ms'; SELECT gpuagent.store_weights('p', 'w', '[1]')}, '55P03', 'others wait for its end');
+$node->safe_psql('postgres', q{COMMIT PREPARED 'store'});
+is_value($node, q{SELECT gpuagent.tensor_hash(gpuagent.retrieve_swarm('p')) = identity(2000), gpuagent.store_swarm('p', '[1]'), gpuagent.store_weights('p', 'w', '[1]')},
+	't|2|2', 'committed, it is there, and the next versions follow');
+nothing_half();
 
 done_testing();
