@@ -12,6 +12,7 @@ CREATE VIEW store_count AS
 
 -- Sizes around the borders of leaves, chunks and levels of the tree.
 CREATE TABLE store_case (nbytes bigint PRIMARY KEY, value swarm_tensor, hash bytea);
+ALTER TABLE store_case ALTER value SET STORAGE EXTERNAL;
 INSERT INTO store_case SELECT n, tensor('U8', ARRAY[n], store_bytes(n, 1))
     FROM unnest(ARRAY[0, 1, 63, 65535, 65536, 65537, 1048575, 1048576, 1048577, 2097152, 67108864, 67108865]) n;
 UPDATE store_case SET hash = gpuagent_store.put_tensor(value);
