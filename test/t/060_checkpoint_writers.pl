@@ -26,6 +26,7 @@ $node->safe_psql('postgres', q{
 	$$;
 	CREATE TABLE problem (checkpoint bigint, problem text);
 	CREATE TABLE made (checkpoint bigint);
+	SELECT gpuagent.create_checkpoint('begin');
 });
 
 # Writers take the tables in the order in which a restore locks them.
