@@ -44,11 +44,11 @@ BEGIN
                 COALESCE(set_swarm_version.metadata, '{}'))
         ON CONFLICT ON CONSTRAINT swarm_version_pkey DO UPDATE
         SET tensor = excluded.tensor, metadata = COALESCE(set_swarm_version.metadata, v.metadata);
-    -- Versions that a checkpoint holds stay, whatever their age.
+    -- Versions that a checkpoint holds stay, whatever their age. NOT IN is hashed: linear, whatever statistics say.
     DELETE FROM gpuagent.swarm_version v USING gpuagent.swarm s
         WHERE s.swarm = set_swarm_version.swarm AND v.swarm = s.swarm AND v.version <= s.current - s.keep_versions
-        AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_item i
-                        WHERE i.object = 'swarm:' || v.swarm AND i.part = '' AND i.version = v.version);
+        AND v.version NOT IN (SELECT i.version FROM gpuagent.checkpoint_item i
+                              WHERE i.object = 'swarm:' || set_swarm_version.swarm AND i.part = '' AND i.version IS NOT NULL);
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.set_swarm_version(text, bigint, bytea, jsonb) IS
@@ -256,8 +256,8 @@ BEGIN
     END IF;
     DELETE FROM gpuagent.swarm_version v USING gpuagent.swarm s
         WHERE s.swarm = prune_swarm.swarm AND v.swarm = s.swarm AND v.version <= s.current - prune_swarm.keep_versions
-        AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_item i
-                        WHERE i.object = 'swarm:' || v.swarm AND i.part = '' AND i.version = v.version);
+        AND v.version NOT IN (SELECT i.version FROM gpuagent.checkpoint_item i
+                              WHERE i.object = 'swarm:' || prune_swarm.swarm AND i.part = '' AND i.version IS NOT NULL);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END

@@ -177,6 +177,38 @@ SELECT * FROM damage(
 SELECT * FROM damage(
     'tensor with an absurd shape',
     'UPDATE gpuagent_store.tensor t SET shape = ''{9223372036854775807}'', nbytes = 9223372036854775807 WHERE t.hash = $1');
+-- No flipped bit gets past a reader, whichever it is, in raw bytes and in compressed ones.
+CREATE FUNCTION flips(codec smallint, n integer) RETURNS TABLE (caught bigint, harmless boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    bytes bytea := CASE codec WHEN 1 THEN store_bytes(70000, 6) ELSE (SELECT string_agg(sha256(int4send(i)), '') FROM generate_series(1, 2200) i) END;
+    h bytea := gpuagent_store.put_tensor(gpuagent.tensor('F32', ARRAY[octet_length(bytes) / 4], bytes));
+    c bytea := (SELECT root FROM gpuagent_store.tensor WHERE hash = h LIMIT 1);
+    bits bigint := (SELECT octet_length(data) * 8 FROM gpuagent_store.chunk k WHERE k.hash = c AND k.codec = flips.codec);
+    bit bigint;
+BEGIN
+    caught := 0;
+    harmless := true;
+    FOR i IN 1 .. n LOOP
+        bit := floor(random() * bits);
+        BEGIN
+            UPDATE gpuagent_store.chunk SET data = set_bit(data, bit, 1 - get_bit(data, bit)) WHERE hash = c;
+            IF gpuagent.tensor_bytes(gpuagent_store.get_tensor(h)) <> bytes THEN
+                harmless := false;
+            END IF;
+            RAISE EXCEPTION 'undo' USING ERRCODE = 'UNDO1';
+        EXCEPTION WHEN data_corrupted THEN
+            caught := caught + 1;
+        WHEN SQLSTATE 'UNDO1' THEN
+        END;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+SELECT setseed(0.5);
+SELECT caught = 100 AS all_caught, harmless FROM flips(0::smallint, 100);
+SELECT caught > 290 AS nearly_all_caught, harmless AS rest_harmless FROM flips(1::smallint, 300);
+DROP FUNCTION flips;
+
 -- The tables are their owner's to alter; that fails, and does not crash.
 SELECT * FROM damage(
     'chunk with a NULL',

@@ -63,6 +63,18 @@ SELECT retrieve_swarm('k')::real[];
 SELECT error_of($$SELECT prune_swarm('k', 0)$$), error_of($$SELECT prune_swarm('k', NULL)$$);
 SELECT error_of($$SELECT prune_swarm('absent', 1)$$), error_of($$SELECT prune_swarm(NULL, 1)$$);
 
+-- What a checkpoint holds stays, until the checkpoint goes.
+SELECT store_swarm('held', '[1]');
+UPDATE gpuagent.swarm SET keep_versions = 1 WHERE swarm = 'held';
+SELECT create_checkpoint('held', objects => '{swarm:held}') AS held \gset
+SELECT store_swarm('held', '[2]');
+SELECT store_swarm('held', '[3]');
+SELECT array_agg(version ORDER BY version) FROM gpuagent.swarm_version WHERE swarm = 'held';
+SELECT retrieve_swarm('held', 1)::real[], retrieve_swarm('held', checkpoint => :held)::real[], prune_swarm('held', 1);
+SELECT error_of(format('SELECT retrieve_swarm(''s'', checkpoint => %s)', :held)) ~ '^42704 .* checkpoint \d+ does not contain swarm:s .* It was taken of swarm:held' AS scope;
+SELECT delete_checkpoint(:held);
+SELECT prune_swarm('held', 1), delete_swarm('held');
+
 -- Rows: a slice, clipped as substring does.
 SELECT store_swarm('m', '[[1,2],[3,4],[5,6],[7,8]]');
 SELECT retrieve_swarm('m', start => 2, count => 2)::real[], retrieve_swarm('m', start => 4)::real[],
