@@ -158,6 +158,7 @@ BEGIN
         RETURN QUERY SELECT DISTINCT ON (w.layer) w.layer, w.version, w.weights, w.biases, w.metadata
             FROM gpuagent.weight_version w
             WHERE w.expert = $1 AND ($2 IS NULL OR w.layer = $2) AND ($3 IS NULL OR w.version <= $3)
+            AND ($3 IS NULL OR $3 >= (SELECT e.oldest FROM gpuagent.expert e WHERE e.expert = $1))
             ORDER BY w.layer, w.version DESC;
     END IF;
 END
@@ -229,8 +230,11 @@ BEGIN
                      WHERE n.expert = w.expert AND n.layer = w.layer AND n.version > w.version AND n.version <= floor_version)
              OR (w.deleted AND w.version <= floor_version));
     GET DIAGNOSTICS n = ROW_COUNT;
+    IF n > 0 THEN
+        UPDATE gpuagent.expert e SET oldest = greatest(e.oldest, floor_version) WHERE e.expert = $1;
+    END IF;
     RETURN n;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.prune_weights(text, bigint) IS
-    'removes rows that no version among the newest keep_versions needs; returns how many; checkpoints keep what they hold';
+    'removes rows that no version among the newest keep_versions needs; returns how many; older versions then have no layers at all; checkpoints keep what they hold';

@@ -351,6 +351,7 @@ BEGIN
             WHERE o.object = item.object AND starts_with(o.part, 'layer:')
                 AND o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq);
             SELECT coalesce(max(w.version), 0) INTO newest FROM gpuagent.weight_version w WHERE w.expert = item.expert;
+            UPDATE gpuagent.expert e SET oldest = greatest(newest, 1) WHERE e.expert = item.expert;
         ELSE
             newest := gpuagent_store.restore_layers(checkpoint, item.object, item.expert, item.current);
         END IF;

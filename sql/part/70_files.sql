@@ -260,7 +260,7 @@ COMMENT ON FUNCTION gpuagent_store.bias_layers(text[], jsonb) IS
     'layers among tensors, with the places of weights and biases in names; biases is the object {"tensor of biases": "layer"}; XX001 when it does not fit';
 
 CREATE FUNCTION gpuagent_store.json_of(pairs jsonb, key text) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     value jsonb;
 BEGIN

@@ -121,6 +121,7 @@ CREATE TABLE gpuagent.expert (
     architecture jsonb,
     metadata jsonb NOT NULL DEFAULT '{}',
     version bigint NOT NULL DEFAULT 0,
+    oldest bigint NOT NULL DEFAULT 1,
     version_xact xid8,
     version_at timestamptz,
     activation_count bigint NOT NULL DEFAULT 0,
@@ -130,6 +131,7 @@ CREATE TABLE gpuagent.expert (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE gpuagent.expert IS 'experts: configuration, running state and the newest version of their weights';
+COMMENT ON COLUMN gpuagent.expert.oldest IS 'versions below it are pruned: what is left of their layers is not all of them, and is not loaded';
 CREATE TABLE gpuagent.weight_version (
     expert text COLLATE "C" NOT NULL REFERENCES gpuagent.expert ON DELETE CASCADE,
     layer text COLLATE "C" NOT NULL CHECK (gpuagent_store.valid_name(layer)),

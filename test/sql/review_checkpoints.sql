@@ -45,3 +45,19 @@ SELECT object, action, rows FROM gpuagent.restore_checkpoint(gpuagent.resolve_ch
 SELECT gpuagent.retrieve_swarm('s') = s AS s, gpuagent.retrieve_swarm('constant') = c AS constant, w.weights = s AS weights, w.biases = c AS biases
 FROM original, gpuagent.load_weights('m') w;
 ROLLBACK;
+
+-- A version of an expert is whole or not there: layers that outlive a pruned version do not stand for it, nor do those that a
+-- restore brings back for older ones.
+SELECT gpuagent.store_weights('whole', 'a', '[1]'), gpuagent.store_weights('whole', 'b', '[1]');
+SELECT gpuagent.store_weights('whole', 'a', '[2]');
+SELECT gpuagent.store_weights('whole', 'a', '[3]');
+SELECT v, ARRAY(SELECT layer || weights::real[]::text FROM gpuagent.load_weights('whole', version => v)) FROM generate_series(1, 3) v;
+SELECT gpuagent.prune_weights('whole', 5), gpuagent.prune_weights('whole', 2);
+SELECT v, ARRAY(SELECT layer || weights::real[]::text FROM gpuagent.load_weights('whole', version => v)) FROM generate_series(1, 3) v;
+SELECT gpuagent.create_checkpoint('whole expert', '{expert:whole}') > 0, public.error_of($$SELECT gpuagent.safetensors_bytes('whole', 1)$$);
+SELECT gpuagent.delete_expert('whole');
+SELECT object, action, rows FROM gpuagent.restore_checkpoint(gpuagent.resolve_checkpoint('whole expert'));
+SELECT v, ARRAY(SELECT layer || weights::real[]::text FROM gpuagent.load_weights('whole', version => v)) FROM generate_series(1, 3) v;
+SELECT gpuagent.store_weights('whole', 'b', '[4]'), gpuagent.prune_weights('whole', 2);
+SELECT v, ARRAY(SELECT layer || weights::real[]::text FROM gpuagent.load_weights('whole', version => v)) FROM generate_series(2, 4) v;
+SELECT gpuagent.delete_expert('whole'), gpuagent.delete_checkpoint(gpuagent.resolve_checkpoint('whole expert'));
