@@ -256,13 +256,3 @@ ga_file_hash(const char *path, uint8 sha256[GA_SHA256_LEN])
 	ga_file_close(file);
 	return file->size;
 }
-
-char *
-ga_sha256_text(const uint8 sha256[GA_SHA256_LEN])
-{
-	char	   *text = palloc(2 * GA_SHA256_LEN + 1);
-
-	for (int i = 0; i < GA_SHA256_LEN; i++)
-		sprintf(text + 2 * i, "%02x", sha256[i]);
-	return text;
-}

@@ -150,6 +150,16 @@ hash_text(const char *data, size_t len)
 }
 
 char *
+ga_sha256_text(const uint8 sha256[GA_SHA256_LEN])
+{
+	char	   *text = palloc(2 * GA_SHA256_LEN + 1);
+
+	for (int i = 0; i < GA_SHA256_LEN; i++)
+		sprintf(text + 2 * i, "%02x", sha256[i]);
+	return text;
+}
+
+char *
 ga_path_encode(const char *name)
 {
 	StringInfoData buf;
@@ -175,8 +185,8 @@ ga_path_encode(const char *name)
 
 /* ---- descriptors ---- */
 
-static void
-close_keeping_errno(int fd)
+void
+ga_close_keeping_errno(int fd)
 {
 	int			saved = errno;
 
@@ -289,13 +299,29 @@ ga_path_open_parent(const char *path, bool create, const char **last)
 	return fd;
 }
 
-/* Makes the entries of a folder durable. Some file systems cannot sync folders and need not. Closes fd. */
-static void
-sync_dir(int fd, const char *path)
+int
+ga_folder_open(const char *path)
+{
+	const char *last;
+	int			parent;
+	int			fd;
+
+	if (path[0] == '\0')
+		return open_base(false);
+	parent = ga_path_open_parent(path, false, &last);
+	fd = openat(parent, last, DIR_FLAGS);
+	if (fd < 0)
+		ga_path_open_failed(parent, last, path);
+	close(parent);
+	return fd;
+}
+
+void
+ga_folder_sync(int fd, const char *path)
 {
 	int			result = pg_fsync(fd);
 
-	close_keeping_errno(fd);
+	ga_close_keeping_errno(fd);
 	if (result < 0 && errno != EBADF && errno != EINVAL)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -435,7 +461,7 @@ make_locked(int parent, char *name, size_t size)
 			continue;
 		if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno != EWOULDBLOCK)
 		{
-			close_keeping_errno(fd);
+			ga_close_keeping_errno(fd);
 			(void) unlinkat(parent, name, AT_REMOVEDIR);
 			return -1;
 		}
@@ -463,7 +489,7 @@ ga_temp_create(const char *parent)
 	fd = make_locked(dir, name, sizeof(name));
 	if (fd < 0)
 	{
-		close_keeping_errno(dir);
+		ga_close_keeping_errno(dir);
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not create a private folder in \"%s\": %m", parent)));
@@ -503,216 +529,17 @@ ga_temp_remove(const char *path)
 	temp_forget(find_temp(path), true);
 }
 
-/* ---- names in the tree ---- */
-
-bool
-ga_path_exists(const char *path)
+void
+ga_temp_sync(const char *path)
 {
-	const char *name;
-	struct stat st;
-	int			parent;
-	bool		found;
-
-	ga_path_check(path);
-	/* A missing base, or folder on the way, means no, without an error. */
-	if (stat(ga_storage_path(), &st) < 0 && errno == ENOENT)
-		return false;
-	for (const char *slash = strchr(path, '/'); slash != NULL; slash = strchr(slash + 1, '/'))
-	{
-		parent = ga_path_open_parent(pnstrdup(path, slash - path), false, &name);
-		found = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-		close(parent);
-		if (!found)
-			return false;
-	}
-	parent = ga_path_open_parent(path, false, &name);
-	found = fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-	close(parent);
-	return found;
-}
-
-static void
-rename_failed(const char *from, const char *to)
-{
-	ereport(ERROR,
-			(errcode_for_file_access(),
-			 errmsg("could not rename \"%s\" to \"%s\": %m", from, to)));
+	if (pg_fsync(find_temp(path)->fd) < 0 && errno != EBADF && errno != EINVAL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not fsync folder \"%s\": %m", path)));
 }
 
 void
-ga_file_publish(const char *from, const char *to, bool replace)
+ga_temp_release(const char *path)
 {
-	const char *from_name;
-	const char *to_name;
-	int			from_dir;
-	int			to_dir;
-	int			status;
-
-	/* Checks both paths and makes folders before a descriptor is held that an error would leak. */
-	ga_path_check(from);
-	close(ga_path_open_parent(to, true, &to_name));
-	from_dir = ga_path_open_parent(from, false, &from_name);
-	to_dir = ga_path_open_parent(to, false, &to_name);
-	if (replace)
-		status = renameat(from_dir, from_name, to_dir, to_name);
-	else
-	{
-		status = linkat(from_dir, from_name, to_dir, to_name, 0);
-		if (status == 0)
-			status = unlinkat(from_dir, from_name, 0);
-	}
-	close_keeping_errno(from_dir);
-	if (status < 0)
-	{
-		close_keeping_errno(to_dir);
-		rename_failed(from, to);
-	}
-	sync_dir(to_dir, to);
-}
-
-void
-ga_path_rename(const char *from, const char *to)
-{
-	const char *from_name;
-	const char *to_name;
-	struct stat st;
-	int			from_dir;
-	int			to_dir;
-	int			status;
-
-	ga_path_check(from);
-	close(ga_path_open_parent(to, true, &to_name));
-	from_dir = ga_path_open_parent(from, false, &from_name);
-	to_dir = ga_path_open_parent(to, false, &to_name);
-	status = fstatat(to_dir, to_name, &st, AT_SYMLINK_NOFOLLOW);
-	if (status == 0)
-	{
-		errno = EEXIST;
-		status = -1;
-	}
-	else
-		status = renameat(from_dir, from_name, to_dir, to_name);
-	close_keeping_errno(from_dir);
-	if (status < 0)
-	{
-		close_keeping_errno(to_dir);
-		rename_failed(from, to);
-	}
-	sync_dir(to_dir, to);
-}
-
-void
-ga_temp_publish(const char *from, const char *to)
-{
-	TempDir    *temp = find_temp(from);
-
-	if (pg_fsync(temp->fd) < 0 && errno != EBADF && errno != EINVAL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not fsync folder \"%s\": %m", from)));
-	ga_path_rename(from, to);
-	temp_forget(temp, false);
-}
-
-bool
-ga_file_remove(const char *path)
-{
-	const char *name;
-	int			parent = ga_path_open_parent(path, false, &name);
-	int			status = unlinkat(parent, name, 0);
-
-	if (status < 0 && errno == ENOENT)
-	{
-		close(parent);
-		return false;
-	}
-	if (status < 0)
-	{
-		close_keeping_errno(parent);
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not remove file \"%s\": %m", path)));
-	}
-	sync_dir(parent, path);
-	return true;
-}
-
-static int
-compare_names(const void *a, const void *b)
-{
-	return strcmp(*(char *const *) a, *(char *const *) b);
-}
-
-/* Names in an open folder, without those beginning with a dot. */
-static char **
-read_names(DIR *dir, int *count)
-{
-	int			room = 64;
-	char	  **names = palloc(sizeof(char *) * room);
-	struct dirent *entry;
-
-	while ((entry = readdir(dir)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (entry->d_name[0] == '.')
-			continue;
-		if (*count == room)
-		{
-			room *= 2;
-			names = repalloc_huge(names, sizeof(char *) * room);
-		}
-		names[(*count)++] = pstrdup(entry->d_name);
-	}
-	return names;
-}
-
-/* Opens a folder, "" for the base. */
-static int
-open_folder(const char *path)
-{
-	const char *last;
-	int			parent;
-	int			fd;
-
-	if (path[0] == '\0')
-		return open_base(false);
-	parent = ga_path_open_parent(path, false, &last);
-	fd = openat(parent, last, DIR_FLAGS);
-	if (fd < 0)
-		ga_path_open_failed(parent, last, path);
-	close(parent);
-	return fd;
-}
-
-char **
-ga_dir_list(const char *path, int *count)
-{
-	char	  **volatile names = NULL;
-	int			fd;
-	DIR		   *dir;
-
-	*count = 0;
-	if (path[0] != '\0' && !ga_path_exists(path))
-		return NULL;
-	fd = open_folder(path);
-	dir = fdopendir(fd);
-	if (dir == NULL)
-	{
-		close_keeping_errno(fd);
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read folder \"%s\": %m", path)));
-	}
-	PG_TRY();
-	{
-		names = read_names(dir, count);
-	}
-	PG_FINALLY();
-	{
-		closedir(dir);
-	}
-	PG_END_TRY();
-	if (*count > 1)
-		qsort(names, *count, sizeof(char *), compare_names);
-	return names;
+	temp_forget(find_temp(path), false);
 }

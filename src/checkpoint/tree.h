@@ -39,6 +39,25 @@ extern int	ga_path_open_parent(const char *path, bool create, const char **last)
 /* Reports by errno why name in folder parent could not be opened; closes parent. */
 extern void ga_path_open_failed(int parent, const char *name, const char *path);
 
+/* Opens a folder, "" for the base. */
+extern int	ga_folder_open(const char *path);
+
+/* Makes the entries of an open folder durable; some file systems cannot sync folders and need not. Closes fd. */
+extern void ga_folder_sync(int fd, const char *path);
+
+extern void ga_close_keeping_errno(int fd);
+
+/* SHA-256 in lower-case hexadecimal, in the current context. */
+extern char *ga_sha256_text(const uint8 sha256[GA_SHA256_LEN]);
+
+/* Makes a private folder in folder `parent`, to be removed with the transaction. Sweeps leftovers of dead processes. */
+extern char *ga_temp_create(const char *parent);
+extern void ga_temp_remove(const char *path);
+
+/* Syncs a private folder; lets it go on under another name. */
+extern void ga_temp_sync(const char *path);
+extern void ga_temp_release(const char *path);
+
 /* ---- file.c ---- */
 
 typedef struct GaFile GaFile;
@@ -64,14 +83,7 @@ extern void ga_file_close(GaFile *file);
 /* SHA-256 of a file's contents, its size. */
 extern uint64 ga_file_hash(const char *path, uint8 sha256[GA_SHA256_LEN]);
 
-/* SHA-256 in lower-case hexadecimal, in the current context. */
-extern char *ga_sha256_text(const uint8 sha256[GA_SHA256_LEN]);
-
-/* ---- folders ---- */
-
-/* Makes a private folder in folder `parent`, to be removed with the transaction. Sweeps leftovers of dead processes. */
-extern char *ga_temp_create(const char *parent);
-extern void ga_temp_remove(const char *path);
+/* ---- folder.c ---- */
 
 /* Moves a file over the old one, or (!replace) to a name that must be free: ERROR 58P02. Synced. */
 extern void ga_file_publish(const char *from, const char *to, bool replace);
