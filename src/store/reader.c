@@ -55,35 +55,58 @@ ga_reader_root(GaReader *reader, GaHash *root)
 	*root = reader->state->root;
 }
 
+/* Node `index` of a level, from the path or the store. */
+static const PathNode *
+node_at(GaReader *reader, int level, uint64 index)
+{
+	PathNode   *node = reader->state->path[level];
+	GaHash		hash;
+
+	if (node == NULL)
+		node = reader->state->path[level] = MemoryContextAllocZero(GetMemoryChunkContext(reader), sizeof(PathNode));
+	if (node->nchildren == 0 || node->index != index)
+	{
+		node->nchildren = 0;
+		ga_reader_entry_hash(reader, level, index, &hash);
+		node->nchildren = ga_node_load(&hash, ga_tree_span(reader->nbytes, level, index), node->children);
+		node->index = index;
+	}
+	return node;
+}
+
+void
+ga_reader_entry_hash(GaReader *reader, int level, uint64 i, GaHash *hash)
+{
+	const PathNode *node;
+
+	if (level == reader->state->top)
+	{
+		*hash = reader->state->root;
+		return;
+	}
+	node = node_at(reader, level + 1, i / GA_NODE_FANOUT);
+	if (i % GA_NODE_FANOUT >= node->nchildren)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("tensor %s of the store is damaged", ga_hash_text(&reader->tensor)),
+				 errdetail("A node has too few children.")));
+	*hash = node->children[i % GA_NODE_FANOUT];
+}
+
+int
+ga_reader_children(GaReader *reader, int level, uint64 i, GaHash *children)
+{
+	const PathNode *node = node_at(reader, level, i);
+
+	memcpy(children, node->children, sizeof(GaHash) * node->nchildren);
+	return node->nchildren;
+}
+
 void
 ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash)
 {
-	GaReaderState *state = reader->state;
-	GaHash		current = state->root;
-
 	Assert(i < reader->nchunks);
-	for (int l = state->top; l > 0; l--)
-	{
-		uint64		index = i >> (6 * l);
-		int			child = (i >> (6 * (l - 1))) & (GA_NODE_FANOUT - 1);
-
-		if (state->path[l] == NULL)
-			state->path[l] = MemoryContextAllocZero(GetMemoryChunkContext(reader), sizeof(PathNode));
-		if (state->path[l]->nchildren == 0 || state->path[l]->index != index)
-		{
-			state->path[l]->nchildren = 0;
-			state->path[l]->nchildren = ga_node_load(&current, ga_tree_span(reader->nbytes, l, index),
-													 state->path[l]->children);
-			state->path[l]->index = index;
-		}
-		if (child >= state->path[l]->nchildren)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("node %s of the store is damaged", ga_hash_text(&current)),
-					 errdetail("It has too few children.")));
-		current = state->path[l]->children[child];
-	}
-	*hash = current;
+	ga_reader_entry_hash(reader, 0, i, hash);
 }
 
 void

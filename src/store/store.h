@@ -71,26 +71,24 @@ extern bool ga_tensor_row_load(const GaHash *hash, int *dtype, int *ndim, int64 
 
 #define GA_MAX_LEVELS 9			/* 64^8 MiB is beyond the 2^63 bytes of a shape */
 
-/* level 0 = chunks; the last level has one hash, the root. */
-typedef struct GaTree
-{
-	uint64		nbytes;
-	int			nlevels;
-	uint64		count[GA_MAX_LEVELS];
-	GaHash	   *hash[GA_MAX_LEVELS];
-} GaTree;
-
-/* Raw bytes below entry i of a level. */
+/* Raw bytes below entry i of a level; level 0 = chunks. */
 extern uint64 ga_tree_span(uint64 nbytes, int level, uint64 i);
 
-/* Loads all levels below a root. */
-extern void ga_tree_load(const GaHash *root, uint64 nbytes, GaTree *tree);
+/* A tree that is built from left to right: of each level, the entries that no node holds yet. */
+typedef struct GaSpine
+{
+	uint64		nbytes;			/* of the whole tensor */
+	bool		store;			/* store nodes as they become full */
+	uint64		done[GA_MAX_LEVELS];	/* entries so far */
+	int			npending[GA_MAX_LEVELS];
+	GaHash		pending[GA_MAX_LEVELS][GA_NODE_FANOUT];
+} GaSpine;
 
-/*
- * Computes the levels above chunks[] and stores the nodes that are not, at the
- * same place, in `base` (may be NULL). Gives the root.
- */
-extern void ga_tree_store(uint64 nbytes, const GaHash *chunks, const GaTree *base, GaHash *root);
+extern void ga_spine_begin(GaSpine *spine, uint64 nbytes, bool store);
+extern void ga_spine_push(GaSpine *spine, const GaHash *chunk);
+
+/* The root, once every chunk was pushed; of none, the chunk of no bytes. */
+extern void ga_spine_finish(GaSpine *spine, GaHash *root);
 
 /* ---- writer.c ---- */
 
@@ -105,7 +103,7 @@ extern GaWriter *ga_writer_begin(int dtype, int ndim, const int64 *dims);
 extern void ga_writer_write(GaWriter *writer, const char *data, size_t nbytes);
 extern void ga_writer_finish(GaWriter *writer, GaHash *tensor);
 
-/* Continues a stored tensor: its rows stay, dims[0] grows; only its last chunk is read again. */
+/* Continues a stored tensor: its rows stay, dims[0] grows; only its last chunk and one node per level are read again. */
 extern GaWriter *ga_writer_append(const GaHash *base, const int64 *dims);
 
 /* A tensor equal to base but for the raw bytes [offset, offset + nbytes). */
@@ -139,6 +137,12 @@ extern void ga_reader_close(GaReader *reader);
 
 /* Root hash of the tensor. */
 extern void ga_reader_root(GaReader *reader, GaHash *root);
+
+/* Hash of entry i (0-based) of a level of the tensor's tree. */
+extern void ga_reader_entry_hash(GaReader *reader, int level, uint64 i, GaHash *hash);
+
+/* Children of node i of a level >= 1; their number. */
+extern int	ga_reader_children(GaReader *reader, int level, uint64 i, GaHash *children);
 
 /* Hash of the i-th chunk (0-based). */
 extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);

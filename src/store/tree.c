@@ -4,7 +4,8 @@
  *		of a 10 GB tensor with one dirty chunk writes a handful of rows.
  *
  * The shape of the tree follows from the number of bytes alone: level 0 are the
- * chunks, entry i of level l covers chunks [i * 64^l, (i + 1) * 64^l).
+ * chunks, entry i of level l covers chunks [i * 64^l, (i + 1) * 64^l), and the
+ * level with one entry is the last.
  */
 #include "base/compat.h"
 
@@ -18,72 +19,62 @@ ga_tree_span(uint64 nbytes, int level, uint64 i)
 	return Min(span, nbytes - i * span);
 }
 
-/* Number of levels and of entries of each. An empty tensor has one level with one (virtual) chunk. */
+void
+ga_spine_begin(GaSpine *spine, uint64 nbytes, bool store)
+{
+	memset(spine->done, 0, sizeof spine->done);
+	memset(spine->npending, 0, sizeof spine->npending);
+	spine->nbytes = nbytes;
+	spine->store = store;
+}
+
+static void push(GaSpine *spine, int level, const GaHash *hash);
+
+/* Makes a node of the pending entries of a level. */
 static void
-tree_shape(uint64 nbytes, GaTree *tree)
+close_node(GaSpine *spine, int level)
 {
-	uint64		n = Max((nbytes + GA_CHUNK_SIZE - 1) / GA_CHUNK_SIZE, 1);
+	uint64		span = ga_tree_span(spine->nbytes, level + 1, spine->done[level + 1]);
+	GaHash		node;
 
-	tree->nbytes = nbytes;
-	tree->nlevels = 0;
-	for (;;)
-	{
-		Assert(tree->nlevels < GA_MAX_LEVELS);
-		tree->count[tree->nlevels++] = n;
-		if (n == 1)
-			break;
-		n = (n + GA_NODE_FANOUT - 1) / GA_NODE_FANOUT;
-	}
+	ga_hash_node(span, spine->npending[level], spine->pending[level], &node);
+	if (spine->store)
+		ga_node_store(span, spine->npending[level], spine->pending[level], &node);
+	spine->npending[level] = 0;
+	push(spine, level + 1, &node);
+}
+
+static void
+push(GaSpine *spine, int level, const GaHash *hash)
+{
+	Assert(level < GA_MAX_LEVELS);
+	spine->pending[level][spine->npending[level]++] = *hash;
+	spine->done[level]++;
+	if (spine->npending[level] == GA_NODE_FANOUT)
+		close_node(spine, level);
 }
 
 void
-ga_tree_load(const GaHash *root, uint64 nbytes, GaTree *tree)
+ga_spine_push(GaSpine *spine, const GaHash *chunk)
 {
-	int			top;
-
-	tree_shape(nbytes, tree);
-	for (int l = 0; l < tree->nlevels; l++)
-		tree->hash[l] = palloc_extended(sizeof(GaHash) * tree->count[l], MCXT_ALLOC_HUGE);
-	top = tree->nlevels - 1;
-	tree->hash[top][0] = *root;
-	for (int l = top; l > 0; l--)
-		for (uint64 i = 0; i < tree->count[l]; i++)
-		{
-			uint64		first = i * GA_NODE_FANOUT;
-			int			expected = Min(GA_NODE_FANOUT, tree->count[l - 1] - first);
-			GaHash		children[GA_NODE_FANOUT];
-
-			if (ga_node_load(&tree->hash[l][i], ga_tree_span(nbytes, l, i), children) != expected)
-				ereport(ERROR,
-						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("node %s of the store is damaged", ga_hash_text(&tree->hash[l][i])),
-						 errdetail("It should have %d children.", expected)));
-			memcpy(&tree->hash[l - 1][first], children, sizeof(GaHash) * expected);
-		}
+	push(spine, 0, chunk);
 }
 
 void
-ga_tree_store(uint64 nbytes, const GaHash *chunks, const GaTree *base, GaHash *root)
+ga_spine_finish(GaSpine *spine, GaHash *root)
 {
-	GaTree		tree;
-	const GaHash *below = chunks;
+	int			level = 0;
 
-	tree_shape(nbytes, &tree);
-	for (int l = 1; l < tree.nlevels; l++)
+	if (spine->done[0] == 0)
 	{
-		tree.hash[l] = palloc_extended(sizeof(GaHash) * tree.count[l], MCXT_ALLOC_HUGE);
-		for (uint64 i = 0; i < tree.count[l]; i++)
-		{
-			uint64		first = i * GA_NODE_FANOUT;
-			int			n = Min(GA_NODE_FANOUT, tree.count[l - 1] - first);
-			uint64		span = ga_tree_span(nbytes, l, i);
-
-			ga_hash_node(span, n, below + first, &tree.hash[l][i]);
-			if (base == NULL || l >= base->nlevels || i >= base->count[l] ||
-				memcmp(&tree.hash[l][i], &base->hash[l][i], sizeof(GaHash)) != 0)
-				ga_node_store(span, n, below + first, &tree.hash[l][i]);
-		}
-		below = tree.hash[l];
+		ga_hash_chunk(NULL, 0, root);
+		return;
 	}
-	*root = below[0];
+	while (spine->done[level] > 1)
+	{
+		if (spine->npending[level] > 0)
+			close_node(spine, level);
+		level++;
+	}
+	*root = spine->pending[level][0];
 }

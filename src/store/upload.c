@@ -450,6 +450,7 @@ ga_store_tensor(PG_FUNCTION_ARGS)
 	int			ndim = ga_shape_from_array(PG_GETARG_DATUM(1), dims);
 	int			n;
 	GaHash	   *chunks = hashes_argument(PG_GETARG_ARRAYTYPE_P(2), &n);
+	GaSpine		spine;
 	uint64		nelem,
 				nbytes;
 	GaHash		root,
@@ -481,10 +482,10 @@ ga_store_tensor(PG_FUNCTION_ARGS)
 					 errmsg("chunk %d has %zu bytes, it should have " UINT64_FORMAT, i + 1, size,
 							ga_tree_span(nbytes, 0, i))));
 	}
-	if (n == 0)
-		ga_hash_chunk(NULL, 0, &root);
-	else
-		ga_tree_store(nbytes, chunks, NULL, &root);
+	ga_spine_begin(&spine, nbytes, true);
+	for (int i = 0; i < n; i++)
+		ga_spine_push(&spine, &chunks[i]);
+	ga_spine_finish(&spine, &root);
 	ga_hash_tensor(dtype, ndim, dims, &root, &hash);
 	ga_tensor_row_store(dtype, ndim, dims, nbytes, &root, &hash);
 	PG_RETURN_DATUM(finish_with_hash(&hash));
@@ -496,35 +497,19 @@ Datum
 ga_tensor_hash(PG_FUNCTION_ARGS)
 {
 	GaView		view;
+	GaSpine		spine;
 	GaHash		root,
 				hash;
-	uint64		n;
-	GaHash	   *level;
 
 	GA_GETARG_VIEW(0, &view);
-	n = Max((view.nbytes + GA_CHUNK_SIZE - 1) / GA_CHUNK_SIZE, 1);
-	level = palloc(sizeof(GaHash) * n);
-	for (uint64 i = 0; i < n; i++)
+	ga_spine_begin(&spine, view.nbytes, false);
+	for (uint64 offset = 0; offset < view.nbytes; offset += GA_CHUNK_SIZE)
 	{
 		CHECK_FOR_INTERRUPTS();
-		ga_hash_chunk(view.data + i * GA_CHUNK_SIZE, ga_tree_span(view.nbytes, 0, i), &level[i]);
+		ga_hash_chunk(view.data + offset, Min(GA_CHUNK_SIZE, view.nbytes - offset), &hash);
+		ga_spine_push(&spine, &hash);
 	}
-	for (int l = 1; n > 1; l++)
-	{
-		uint64		above = (n + GA_NODE_FANOUT - 1) / GA_NODE_FANOUT;
-
-		/* In place: entry i is written after its children were read. */
-		for (uint64 i = 0; i < above; i++)
-		{
-			GaHash		node;
-
-			ga_hash_node(ga_tree_span(view.nbytes, l, i), Min(GA_NODE_FANOUT, n - i * GA_NODE_FANOUT),
-						 &level[i * GA_NODE_FANOUT], &node);
-			level[i] = node;
-		}
-		n = above;
-	}
-	root = level[0];
+	ga_spine_finish(&spine, &root);
 	ga_hash_tensor(view.dtype, view.ndim, view.dims, &root, &hash);
 	PG_RETURN_DATUM(ga_hash_to_datum(&hash));
 }

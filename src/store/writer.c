@@ -16,9 +16,7 @@ struct GaWriter
 	uint64		nbytes;			/* of the whole tensor */
 	uint64		written;
 	uint64		new_bytes;
-	GaHash	   *chunks;			/* of the full chunks so far */
-	uint64		nchunks;
-	GaTree		base;			/* nlevels 0: none */
+	GaSpine		spine;
 	size_t		fill;
 	char	   *buffer;			/* GA_CHUNK_SIZE */
 };
@@ -37,18 +35,8 @@ ga_writer_begin(int dtype, int ndim, const int64 *dims)
 	w->dtype = dtype;
 	w->ndim = ndim;
 	memcpy(w->dims, dims, sizeof(int64) * ndim);
+	ga_spine_begin(&w->spine, w->nbytes, true);
 	return w;
-}
-
-static void
-push_hash(GaWriter *w, const GaHash *hash)
-{
-	/* Grown as chunks arrive: a shape alone must not reserve memory. */
-	if (w->chunks == NULL)
-		w->chunks = MemoryContextAlloc(w->context, sizeof(GaHash) * 64);
-	else if (w->nchunks >= 64 && (w->nchunks & (w->nchunks - 1)) == 0)
-		w->chunks = repalloc_huge(w->chunks, sizeof(GaHash) * w->nchunks * 2);
-	w->chunks[w->nchunks++] = *hash;
 }
 
 static void
@@ -59,7 +47,7 @@ store_piece(GaWriter *w, const char *data, size_t nbytes)
 	CHECK_FOR_INTERRUPTS();
 	ga_hash_chunk(data, nbytes, &hash);
 	w->new_bytes += ga_chunk_store(data, nbytes, ga_dtype_info(w->dtype)->width, &hash);
-	push_hash(w, &hash);
+	ga_spine_push(&w->spine, &hash);
 }
 
 void
@@ -109,10 +97,7 @@ ga_writer_finish(GaWriter *w, GaHash *tensor)
 						ga_dtype_name(w->dtype), ga_shape_text(w->ndim, w->dims), w->nbytes)));
 	if (w->fill > 0)
 		store_piece(w, w->buffer, w->fill);
-	if (w->nchunks == 0)
-		ga_hash_chunk(NULL, 0, &root);
-	else
-		ga_tree_store(w->nbytes, w->chunks, w->base.nlevels ? &w->base : NULL, &root);
+	ga_spine_finish(&w->spine, &root);
 	ga_hash_tensor(w->dtype, w->ndim, w->dims, &root, tensor);
 	ga_tensor_row_store(w->dtype, w->ndim, w->dims, w->nbytes, &root, tensor);
 	if (w->buffer)
@@ -132,35 +117,68 @@ ga_writer_append(const GaHash *base, const int64 *dims)
 	GaReader   *reader = ga_reader_open(base);
 	GaWriter   *w = ga_writer_begin(reader->dtype, reader->ndim, dims);
 	size_t		tail = reader->nbytes % GA_CHUNK_SIZE;
+	uint64		whole = reader->nbytes / GA_CHUNK_SIZE;
 
-	if (reader->nbytes > 0)
+	/* Entries of full size stay; of each level, those that share a node with the first one that does not. */
+	for (int l = 0; whole > 0; l++, whole /= GA_NODE_FANOUT)
 	{
-		GaHash		root;
-
-		ga_reader_root(reader, &root);
-		ga_tree_load(&root, reader->nbytes, &w->base);
-		for (uint64 i = 0; i < reader->nbytes / GA_CHUNK_SIZE; i++)
-			push_hash(w, &w->base.hash[0][i]);
-		if (tail > 0)
-		{
-			w->buffer = palloc(GA_CHUNK_SIZE);
-			ga_reader_read(reader, reader->nbytes - tail, tail, w->buffer, false);
-			w->fill = tail;
-		}
-		w->written = reader->nbytes;
+		w->spine.done[l] = whole;
+		w->spine.npending[l] = whole % GA_NODE_FANOUT;
+		for (int i = 0; i < w->spine.npending[l]; i++)
+			ga_reader_entry_hash(reader, l, whole - w->spine.npending[l] + i, &w->spine.pending[l][i]);
 	}
+	if (tail > 0)
+	{
+		w->buffer = palloc(GA_CHUNK_SIZE);
+		ga_reader_read(reader, reader->nbytes - tail, tail, w->buffer, false);
+		w->fill = tail;
+	}
+	w->written = reader->nbytes;
 	ga_reader_close(reader);
 	return w;
+}
+
+/*
+ * Replaces entries first..last of level 0, whose new hashes these are, and
+ * stores the nodes above them that are new. Overwrites hashes; gives the root.
+ */
+static void
+replace_chunks(GaReader *reader, uint64 first, uint64 last, GaHash *hashes, GaHash *root)
+{
+	GaHash		children[GA_NODE_FANOUT];
+	uint64		count = reader->nchunks;
+
+	for (int l = 1; count > 1; l++, count = (count + GA_NODE_FANOUT - 1) / GA_NODE_FANOUT)
+	{
+		uint64		below = first;
+		uint64		below_last = last;
+
+		first /= GA_NODE_FANOUT;
+		last /= GA_NODE_FANOUT;
+		for (uint64 i = first; i <= last; i++)
+		{
+			int			n = ga_reader_children(reader, l, i, children);
+			uint64		span = ga_tree_span(reader->nbytes, l, i);
+			GaHash		before;
+
+			for (int c = 0; c < n; c++)
+				if (i * GA_NODE_FANOUT + c >= below && i * GA_NODE_FANOUT + c <= below_last)
+					children[c] = hashes[i * GA_NODE_FANOUT + c - below];
+			/* In place: the entries that later nodes need lie further on. */
+			ga_hash_node(span, n, children, &hashes[i - first]);
+			ga_reader_entry_hash(reader, l, i, &before);
+			if (memcmp(&hashes[i - first], &before, sizeof before) != 0)
+				ga_node_store(span, n, children, &hashes[i - first]);
+		}
+	}
+	*root = hashes[0];
 }
 
 void
 ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbytes, GaHash *tensor)
 {
 	GaReader   *reader = ga_reader_open(base);
-	GaTree		tree;
 	GaHash		root;
-	GaHash	   *chunks;
-	char	   *buffer;
 
 	if (offset > reader->nbytes || nbytes > reader->nbytes - offset)
 		ereport(ERROR,
@@ -170,25 +188,28 @@ ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbyte
 	ga_reader_root(reader, &root);
 	if (nbytes > 0)
 	{
-		ga_tree_load(&root, reader->nbytes, &tree);
-		chunks = palloc_extended(sizeof(GaHash) * tree.count[0], MCXT_ALLOC_HUGE);
-		memcpy(chunks, tree.hash[0], sizeof(GaHash) * tree.count[0]);
-		buffer = palloc(GA_CHUNK_SIZE);
-		for (uint64 i = offset / GA_CHUNK_SIZE; i <= (offset + nbytes - 1) / GA_CHUNK_SIZE; i++)
+		uint64		first = offset / GA_CHUNK_SIZE;
+		uint64		last = (offset + nbytes - 1) / GA_CHUNK_SIZE;
+		GaHash	   *hashes = palloc_extended(sizeof(GaHash) * (last - first + 1), MCXT_ALLOC_HUGE);
+		char	   *buffer = palloc(GA_CHUNK_SIZE);
+
+		for (uint64 i = first; i <= last; i++)
 		{
 			uint64		begin = i * GA_CHUNK_SIZE;
 			size_t		size = ga_tree_span(reader->nbytes, 0, i);
 			uint64		from = Max(begin, offset);
 			uint64		to = Min(begin + size, offset + nbytes);
+			GaHash	   *hash = &hashes[i - first];
 
 			if (to - from < size)
-				ga_chunk_load(&chunks[i], size, buffer, false);
+				ga_reader_read(reader, begin, size, buffer, false);
 			memcpy(buffer + (from - begin), data + (from - offset), to - from);
-			ga_hash_chunk(buffer, size, &chunks[i]);
-			ga_chunk_store(buffer, size, ga_dtype_info(reader->dtype)->width, &chunks[i]);
+			ga_hash_chunk(buffer, size, hash);
+			ga_chunk_store(buffer, size, ga_dtype_info(reader->dtype)->width, hash);
 		}
-		ga_tree_store(reader->nbytes, chunks, &tree, &root);
+		replace_chunks(reader, first, last, hashes, &root);
 		pfree(buffer);
+		pfree(hashes);
 	}
 	ga_hash_tensor(reader->dtype, reader->ndim, reader->dims, &root, tensor);
 	ga_tensor_row_store(reader->dtype, reader->ndim, reader->dims, reader->nbytes, &root, tensor);

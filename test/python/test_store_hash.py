@@ -33,7 +33,11 @@ def chunk_hash(data):
 
 def tree(data):
     """Root, and the hashes of all nodes by level, from the one above the chunks upwards."""
-    level = [(chunk_hash(data[i : i + CHUNK]), len(data[i : i + CHUNK])) for i in range(0, len(data), CHUNK)]
+    return tree_of([(chunk_hash(data[i : i + CHUNK]), len(data[i : i + CHUNK])) for i in range(0, len(data), CHUNK)])
+
+
+def tree_of(level):
+    """The same, of chunks as pairs of hash and size."""
     level = level or [(chunk_hash(b""), 0)]
     nodes = []
     while len(level) > 1:
@@ -47,7 +51,10 @@ def tree(data):
 
 
 def tensor_hash(dtype, shape, data):
-    root, _ = tree(data)
+    return tensor_of(dtype, shape, tree(data)[0])
+
+
+def tensor_of(dtype, shape, root):
     return sha(b"gpuagent/tensor/1", dtype.encode().ljust(16, b"\0"), u64(len(shape)), u64(*shape), root)
 
 
@@ -139,6 +146,50 @@ class StoreHashTest(unittest.TestCase):
         with self.conn.transaction(force_rollback=True):
             self.assertEqual(self.server("SELECT gpuagent.store_chunk(gpuagent.tensor('U8', '{5}', %b))", data[-5:]),
                              chunk_hash(data[-5:]))
+
+    def test_deep_trees(self):
+        """Tensors of up to three levels of nodes, from few chunks that repeat: made, appended to, changed in places."""
+        bytes_a, bytes_b, tail = bytes(CHUNK), content(CHUNK), b"tail"
+        a, b = (chunk_hash(bytes_a), CHUNK), (chunk_hash(bytes_b), CHUNK)
+        t = (chunk_hash(tail), len(tail))
+        for data in (bytes_a, bytes_b, tail):
+            self.server("SELECT gpuagent.store_chunk(gpuagent.tensor('U8', ARRAY[%s], %b))", len(data), data)
+
+        def named(chunks):
+            return tensor_of("U8", (sum(n for _, n in chunks),), tree_of(chunks)[0])
+
+        def stored(chunks):
+            size = sum(n for _, n in chunks)
+            got = self.server("SELECT gpuagent.store_tensor('U8', ARRAY[%s::bigint], %s)", size, [h for h, _ in chunks])
+            self.assertEqual(got, named(chunks))
+            return got
+
+        for n in (1, 2, 63, 64, 65, 128, 4095, 4096, 4097, 4161, 8192):
+            with self.subTest(chunks=n):
+                chunks = [a if i % 3 else b for i in range(n)]
+                whole = stored(chunks)
+                with_tail = stored(chunks + [t])
+                for added in (tail, bytes_b, bytes_b + tail, bytes_a + bytes_b + bytes_a):
+                    got = self.server("SELECT gpuagent_store.append_tensor(%s, gpuagent.tensor('U8', ARRAY[%s], %b))",
+                                      whole, len(added), added)
+                    parts = [added[i : i + CHUNK] for i in range(0, len(added), CHUNK)]
+                    self.assertEqual(got, named(chunks + [(chunk_hash(p), len(p)) for p in parts]))
+                added = bytes_a[: CHUNK - len(tail)] + bytes_b + tail
+                rest = tail + added
+                got = self.server("SELECT gpuagent_store.append_tensor(%s, gpuagent.tensor('U8', ARRAY[%s], %b))",
+                                  with_tail, len(added), added)
+                parts = [rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK)]
+                self.assertEqual(got, named(chunks + [(chunk_hash(p), len(p)) for p in parts]))
+                for i in sorted({0, n // 2, n - 1, min(n - 1, 63), min(n - 1, 64), min(n - 1, 4095), min(n - 1, 4096)}):
+                    got = self.server("SELECT gpuagent_store.patch_tensor(%s, %s, gpuagent.tensor('U8', ARRAY[%s], %b))",
+                                      whole, i * CHUNK + 1, CHUNK, bytes_a)
+                    self.assertEqual(got, named(chunks[:i] + [a] + chunks[i + 1 :]))
+                if n > 2:
+                    got = self.server("SELECT gpuagent_store.patch_tensor(%s, %s, gpuagent.tensor('U8', ARRAY[%s], %b))",
+                                      with_tail, (n - 2) * CHUNK + 1, 2 * CHUNK + 4, bytes_b + bytes_a + b"liat")
+                    self.assertEqual(got, named(chunks[: n - 2] + [b, a, (chunk_hash(b"liat"), 4)]))
+                row = self.server("SELECT gpuagent.tensor_bytes(gpuagent_store.get_tensor(%s, %s, 9))", with_tail, n * CHUNK - 4)
+                self.assertEqual(row, (bytes_a if (n - 1) % 3 else bytes_b)[-5:] + tail)
 
 
 if __name__ == "__main__":
