@@ -91,6 +91,9 @@ DECLARE
     deleted bigint;
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    -- As documents of the graph do, and the table before the row.
+    LOCK TABLE gpuagent.graph IN ROW EXCLUSIVE MODE;
+    PERFORM FROM gpuagent.graph g WHERE g.graph = delete_nodes.graph FOR NO KEY UPDATE;
     DELETE FROM gpuagent.graph_node n WHERE n.graph = delete_nodes.graph AND n.id = ANY (delete_nodes.ids);
     GET DIAGNOSTICS deleted = ROW_COUNT;
     RETURN deleted;

@@ -28,7 +28,10 @@ BEGIN
             MESSAGE = format('metric "%s" is not a number', item.key),
             HINT = 'Values are numbers, null, or one of the strings NaN, Infinity and -Infinity.';
     END LOOP;
-    IF NOT EXISTS (SELECT FROM gpuagent.run r WHERE r.run = store_metrics.run) THEN
+    -- The table before the row, for the sake of a restore; the row, so that nobody removes it before its values are in.
+    LOCK TABLE gpuagent.run IN ROW EXCLUSIVE MODE;
+    PERFORM FROM gpuagent.run r WHERE r.run = store_metrics.run FOR KEY SHARE;
+    IF NOT FOUND THEN
         INSERT INTO gpuagent.run AS r (run) VALUES (run) ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO gpuagent.metric (run, key, step, value, object, recorded_at)
