@@ -14,7 +14,8 @@
 uint64
 ga_tree_span(uint64 nbytes, int level, uint64 i)
 {
-	uint64		span = (uint64) GA_CHUNK_SIZE << (6 * level);
+	/* One entry of the last possible level covers more than 64 bits can count. */
+	uint64		span = level < GA_MAX_LEVELS - 1 ? (uint64) GA_CHUNK_SIZE << (6 * level) : PG_UINT64_MAX;
 
 	return Min(span, nbytes - i * span);
 }
