@@ -8,7 +8,7 @@ import numpy as np
 from measure import Action, Bench, Row, milliseconds, one, rate
 
 MIB = 1 << 20
-PIECE = 16_384  # rows of 1 kB: what is larger goes in pieces, as doc/performance.md advises
+PIECE = 8_192  # rows of 1 kB; doc/performance.md says why large swarms go in pieces
 
 
 def fresh(bench: Bench, data: np.ndarray) -> np.ndarray:
@@ -31,87 +31,81 @@ def read_plain(conn, width: int) -> np.ndarray:
     return np.frombuffer(b"".join(r[0] for r in rows), np.float32).reshape(-1, width)
 
 
+class Swarm:
+    """One matrix, stored and read by both sides; its data change before each store."""
+
+    def __init__(self, bench: Bench, conn, rows: int, in_pieces: bool):
+        self.bench, self.conn, self.in_pieces = bench, conn, in_pieces
+        self.data = bench.normal(rows, 256)
+
+    def prepare(self) -> np.ndarray:
+        return fresh(self.bench, self.data)
+
+    def store(self, compression: str) -> Action:
+        def run(data):
+            if self.in_pieces:
+                append(self.conn, "pop", data)
+            else:
+                self.conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (data,))
+
+        def prepare():
+            self.conn.execute(f"SET gpuagent.compression = {compression}")
+            return self.prepare()
+
+        return Action(run, prepare)
+
+    def store_plain(self) -> Action:
+        return Action(lambda data: store_plain(self.conn, data), self.prepare)
+
+    def read(self) -> np.ndarray:
+        if not self.in_pieces:
+            return one(self.conn, "SELECT gpuagent.retrieve_swarm('pop')")[0]
+        got = self.conn.cursor(binary=True).execute("SELECT data FROM gpuagent.swarm_chunks('pop')")
+        return np.concatenate([r[0] for r in got.fetchall()])
+
+    def measure(self, label: str, compressions: tuple[str, ...], reps: int) -> None:
+        anchor, show = "1 MiB rows of bytea EXTERNAL", rate(self.data.nbytes)
+        self.conn.execute(
+            "TRUNCATE gpuagent.swarm, gpuagent.swarm_version, gpuagent_store.chunk, gpuagent_store.node,"
+            " gpuagent_store.tensor, plain"
+        )
+        stores = {c: self.store(c) for c in compressions}
+        t = self.bench.interleave({**stores, "plain": self.store_plain()}, reps)
+        for c in compressions:
+            self.bench.compare(f"store {label}, compression {c}", t[c], t["plain"], anchor, None, show)
+        self.conn.execute("TRUNCATE plain")
+        store_plain(self.conn, self.prepare())
+        reads = {"ours": Action(lambda _: self.read()), "plain": Action(lambda _: read_plain(self.conn, 256))}
+        for c in compressions:
+            stores[c].run(stores[c].prepare())
+            assert np.array_equal(self.read(), self.data)
+            t = self.bench.interleave(reads, reps)
+            self.bench.compare(f"read {label}, compression {c}", t["ours"], t["plain"], anchor, None, show)
+
+
+def append(conn, swarm: str, data: np.ndarray) -> None:
+    """A version of a swarm in pieces, in one transaction."""
+    with conn.transaction():
+        for at in range(0, len(data), PIECE):
+            conn.execute("SELECT gpuagent.append_swarm(%s, %b)", (swarm, data[at : at + PIECE]))
+
+
 def store_and_read(bench: Bench) -> None:
     conn = bench.database("bench_swarms")
-    conn.execute("CREATE TABLE plain (n bigint PRIMARY KEY, data bytea NOT NULL)")
+    conn.execute("CREATE TABLE plain (n bigint NOT NULL, data bytea NOT NULL)")
     conn.execute("ALTER TABLE plain ALTER COLUMN data SET STORAGE EXTERNAL")
-    for rows, size in ((10_000, "10 MB"), (100_000, "100 MB")):
-        data = bench.normal(rows, 256)
-        reps = bench.reps if rows == 10_000 else 5
-
-        def ours():
-            conn.execute(
-                "TRUNCATE gpuagent.swarm, gpuagent.swarm_version, gpuagent_store.chunk, gpuagent_store.node,"
-                " gpuagent_store.tensor"
-            )
-            return fresh(bench, data)
-
-        def plain():
-            conn.execute("TRUNCATE plain")
-            return fresh(bench, data)
-
-        def store(compression):
-            def run(d):
-                if len(d) <= PIECE:
-                    conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (d,))
-                else:
-                    with conn.transaction():
-                        for at in range(0, len(d), PIECE):
-                            conn.execute("SELECT gpuagent.append_swarm('pop', %b)", (d[at : at + PIECE],))
-
-            def prepare():
-                conn.execute(f"SET gpuagent.compression = {compression}")
-                return ours()
-
-            return Action(run, prepare)
-
-        stores = {"off": store("off"), "on": store("on"), "plain": Action(lambda d: store_plain(conn, d), plain)}
-        t = bench.interleave(stores, reps)
-        for compression in ("off", "on"):
-            bench.compare(
-                f"store a swarm of {size}{', in pieces' if rows > PIECE else ''}, compression {compression}",
-                t[compression], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes),
-            )  # fmt: skip
-
-        store_plain_once = stores["plain"]
-        store_plain_once.run(store_plain_once.prepare())
-        for compression in ("off", "on"):
-            stores[compression].run(stores[compression].prepare())
-
-            def read_ours():
-                if rows <= PIECE:
-                    return one(conn, "SELECT gpuagent.retrieve_swarm('pop')")[0]
-                got = conn.cursor(binary=True).execute("SELECT start, data FROM gpuagent.swarm_chunks('pop')")
-                return np.concatenate([r[1] for r in got.fetchall()])
-
-            assert np.array_equal(read_ours(), data)
-            t = bench.interleave(
-                {"ours": Action(lambda _: read_ours()), "plain": Action(lambda _: read_plain(conn, 256))}, reps
-            )
-            bench.compare(
-                f"read a swarm of {size}{', in pieces' if rows > PIECE else ''}, compression {compression}",
-                t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes),
-            )  # fmt: skip
-    whole_value(bench, conn, data, store_plain_once)
+    conn.execute("CREATE INDEX ON plain (n)")
+    Swarm(bench, conn, 10_000, False).measure("a swarm of 10 MB", ("off", "on"), bench.reps)
+    Swarm(bench, conn, 100_000, True).measure("a swarm of 100 MB, in pieces of 8 MB", ("off", "on"), 5)
+    Swarm(bench, conn, 100_000, False).measure("a swarm of 100 MB, as one value", ("off",), 3)
     conn.close()
-
-
-def whole_value(bench: Bench, conn, data: np.ndarray, plain: Action) -> None:
-    """The same 100 MB as one value, which a driver has to send and to receive at once."""
-    conn.execute("SET gpuagent.compression = off")
-    t = bench.interleave({"ours": Action(lambda d: conn.execute("SELECT gpuagent.store_swarm('pop', %b)", (d,)), lambda: fresh(bench, data)), "plain": plain}, 3)
-    bench.compare("- 100 MB stored as one parameter", t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes))
-    t = bench.interleave({"ours": Action(lambda _: one(conn, "SELECT gpuagent.retrieve_swarm('pop')")), "plain": Action(lambda _: read_plain(conn, 256))}, 3)
-    bench.compare("- 100 MB read as one value", t["ours"], t["plain"], "1 MiB rows of bytea EXTERNAL", None, rate(data.nbytes))
 
 
 def patch(bench: Bench) -> None:
     """One row of a swarm of 1.024 GB changes; the anchor is what storing one chunk of 1 MiB takes by itself."""
     conn = bench.database("bench_patch")
-    rows, step = 1_000_000, 50_000
-    with conn.transaction():
-        for _ in range(0, rows, step):
-            conn.execute("SELECT gpuagent.append_swarm('big', %b)", (bench.normal(step, 256),))
+    rows = 1_000_000
+    append(conn, "big", bench.normal(rows, 256))
 
     def change(at_row):
         at, row = at_row
