@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from agents import N, Generation, store_ours
-from measure import Bench, byte_count, milliseconds, one, wal_bytes
+from measure import Bench, Times, byte_count, milliseconds, one, wal_bytes
 
 
 def checkpoints(bench: Bench) -> None:
@@ -16,7 +16,7 @@ def checkpoints(bench: Bench) -> None:
     conn.execute("VACUUM (ANALYZE) gpuagent.agent")
     tables = ("gpuagent.checkpoint_item", *(f"gpuagent_store.checkpoint_{kind}" for kind in ("agent", "node", "edge", "metric")))
     stages = ("first", "changed", "unchanged")
-    seconds: dict[str, list[float]] = {s: [] for s in stages}
+    seconds = {s: Times() for s in stages}
     wal: dict[str, list[float]] = {s: [] for s in stages}
     rows: dict[str, list[float]] = {s: [] for s in stages}
 
@@ -32,11 +32,12 @@ def checkpoints(bench: Bench) -> None:
 
     def create(stage: str, keep: bool) -> None:
         rows_before, wal_before = contents(), wal_bytes(conn)
-        start = time.perf_counter()
+        cpu, start = bench.cpu(), time.perf_counter()
         conn.execute("SELECT gpuagent.create_checkpoint(%s)", (stage,))
-        elapsed = time.perf_counter() - start
+        elapsed, cpu = time.perf_counter() - start, bench.cpu() - cpu
         if keep:
             seconds[stage].append(elapsed)
+            seconds[stage].cpu.append(cpu)
             wal[stage].append(wal_bytes(conn) - wal_before)
             rows[stage].append(contents() - rows_before)
 
