@@ -109,26 +109,27 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
     END LOOP;
     FOR t IN
-        SELECT c.oid::regclass AS name, c.relkind,
-            n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'node', 'tensor', 'setup_step') AS read_only
+        SELECT c.oid::regclass AS name, c.relkind, CASE
+            WHEN c.relkind = 'S' THEN CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END
+            WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'node', 'tensor', 'setup_step'))
+                THEN 'SELECT'
+            WHEN level = 'admin' THEN 'SELECT, INSERT, UPDATE, DELETE'
+            -- Whole objects and checkpoints are removed, and checkpoints restored and named, by admin only.
+            WHEN c.relname = 'checkpoint_alias' THEN 'SELECT'
+            WHEN c.relname = 'checkpoint' THEN 'SELECT, INSERT'
+            WHEN c.relname LIKE 'checkpoint\_%' AND c.relname <> 'checkpoint_head' THEN 'SELECT, INSERT, UPDATE (to_seq)'
+            WHEN c.relname IN ('swarm', 'expert', 'graph', 'run', 'checkpoint_head') THEN 'SELECT, INSERT, UPDATE'
+            ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS rights
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname IN ('gpuagent', 'gpuagent_store') AND c.relkind IN ('r', 'p', 'v', 'S')
+            AND (c.relkind <> 'S' OR level IN ('write', 'admin'))
     LOOP
-        IF t.relkind = 'S' THEN
-            IF level IN ('write', 'admin') THEN
-                EXECUTE format('GRANT %s ON SEQUENCE %s TO %s',
-                    CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END, t.name, role);
-            END IF;
-        ELSIF t.relkind = 'v' OR t.read_only OR level IN ('read', 'map') THEN
-            EXECUTE format('GRANT SELECT ON %s TO %s', t.name, role);
-        ELSE
-            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s', t.name, role);
-        END IF;
+        EXECUTE format('GRANT %s ON %s %s TO %s', t.rights, CASE t.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, t.name, role);
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.grant_access(regrole, text) IS
-    'grants a role what a level needs on functions, tables and views: read; write: read and storing; map: read and device memory; admin: all. Files also need pg_read_server_files or pg_write_server_files. Call it again after an update';
+    'grants a role what a level needs on functions, tables and views: read; write: read, storing and making checkpoints, not removing whole objects or checkpoints; map: read and device memory; admin: all. Files also need pg_read_server_files or pg_write_server_files. Call it again after an update';
 
 CREATE FUNCTION gpuagent.storage_stats() RETURNS TABLE (kind text, objects bigint, versions bigint, raw_bytes bigint,
     stored_bytes bigint, dedup_bytes bigint, delta_bytes bigint, ratio double precision, stored_pretty text)

@@ -1,6 +1,6 @@
 -- Rights that a hostile reader of the code tried: granting without owning, row security around checkpoints.
 BEGIN;
-SELECT plan(13);
+SELECT plan(20);
 SET LOCAL client_min_messages = error;
 CREATE ROLE ga_review_owner;
 CREATE ROLE ga_review_admin;
@@ -46,6 +46,24 @@ GRANT SELECT (id) ON gpuagent.agent TO ga_review_column;
 SET LOCAL ROLE ga_review_column;
 SELECT throws_ok($$SELECT * FROM gpuagent.retrieve_agent('review/a')$$, '42501', NULL, 'a column that may not be read is not read');
 SELECT throws_ok($$SELECT * FROM gpuagent.retrieve_population()$$, '42501', NULL, 'nor in a population');
+RESET ROLE;
+
+-- What functions keep for admin, tables do not give to write.
+CREATE ROLE ga_review_write;
+SELECT gpuagent.grant_access('ga_review_write', 'write');
+ALTER TABLE gpuagent.agent DISABLE ROW LEVEL SECURITY;
+ALTER TABLE gpuagent_store.checkpoint_agent DISABLE ROW LEVEL SECURITY;
+SET LOCAL ROLE ga_review_write;
+SELECT lives_ok($$SELECT gpuagent.store_agents('{review/a}', '[[9]]'), gpuagent.delete_agents('{review/b}'), gpuagent.store_metrics('review', '{"x": 1}'),
+        gpuagent.store_weights('review', 'w', '[1]'), gpuagent.delete_weights('review'), gpuagent.store_expert_state('review', 1),
+        gpuagent.store_knowledge_graph('review', '{"nodes": [{"id": "a"}, {"id": "b"}], "edges": [{"source": "a", "target": "b"}]}'),
+        gpuagent.store_knowledge_graph('review', '{"nodes": [{"id": "a"}]}', 'replace'), gpuagent.delete_nodes('review', '{a}')$$, 'write stores');
+SELECT lives_ok($$SELECT gpuagent.store_swarm('review', '[[1]]')$$, 'a version of a swarm');
+SELECT is(gpuagent.create_checkpoint('by a writer') > gpuagent.resolve_checkpoint('review rights'), true, 'write makes checkpoints');
+SELECT throws_ok('DELETE FROM gpuagent_store.checkpoint_agent', '42501', NULL, 'but removes no contents of them');
+SELECT throws_ok($$UPDATE gpuagent_store.checkpoint_agent SET state = '[666]'$$, '42501', NULL, 'nor changes them');
+SELECT throws_ok($$UPDATE gpuagent.checkpoint SET status = 'damaged'$$, '42501', NULL, 'nor what is known of them');
+SELECT throws_ok('DELETE FROM gpuagent.swarm', '42501', NULL, 'and removes no whole object');
 RESET ROLE;
 SELECT * FROM finish();
 ROLLBACK;
