@@ -97,9 +97,6 @@ BEGIN
                 DETAIL = 'The functions belong to the role that created the extension.', HINT = 'Let that role call gpuagent.grant_access().';
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
-    IF level = 'admin' THEN
-        EXECUTE format('GRANT CREATE ON SCHEMA gpuagent, gpuagent_store TO %s', role);
-    END IF;
     FOR f IN
         SELECT p.oid::regprocedure AS signature FROM pg_proc p
         JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
