@@ -35,7 +35,7 @@ from psycopg.pq import Format
 from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
-__all__ = ["Tensor", "register", "save_state_dict", "load_state_dict"]
+__all__ = ["Tensor", "register", "store_swarm", "save_state_dict", "load_state_dict"]
 
 TYPES = ("embedding", "agent_state", "swarm_tensor")
 
@@ -512,6 +512,27 @@ def _store_parts(cur: psycopg.Cursor, value: Tensor) -> bytes:
 
 def _nbytes(value: Any) -> int:
     return value.numel() * value.element_size() if _is_torch(value) else value.nbytes
+
+
+def store_swarm(
+    conn: psycopg.Connection,
+    swarm: str,
+    value: Any,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    expected_version: int | None = None,
+) -> int:
+    """Store an array of any size as a new version of a swarm, in one transaction; returns the version.
+
+    Goes out in chunks of 1 MiB, without those that the store has: a swarm that changed in part costs its changed chunks.
+    As one parameter of gpuagent.store_swarm() it would be limited to 256 MiB, and slow from some MB on.
+    SerializationFailure unless the swarm is at expected_version (0: does not exist).
+    """
+    with _open_cursor(conn, "store_swarm") as cur, conn.transaction():
+        tensor = _store_parts(cur, Tensor(value))
+        args = [swarm, tensor, None if metadata is None else json.dumps(metadata), expected_version]
+        cur.execute("SELECT gpuagent.store_swarm_ref(%s, %b, %s::jsonb, %s)", args, binary=True)
+        return cur.fetchone()[0]
 
 
 def save_state_dict(

@@ -229,5 +229,43 @@ class StateDictTest(unittest.TestCase):
                 self.assertEqual(Tensor(got[name]), Tensor(tensor))
 
 
+class SwarmTest(unittest.TestCase):
+    swarm = "python-swarm"
+
+    def setUp(self):
+        self.conn = psycopg.connect(autocommit=True)
+        self.addCleanup(self.conn.close)
+        gpuagent.register(self.conn)
+        self.conn.execute("SELECT gpuagent.delete_swarm(%s)", [self.swarm])
+        self.addCleanup(self.conn.execute, "SELECT gpuagent.delete_swarm(%s)", [self.swarm])
+
+    def read(self, version):
+        rows = self.conn.execute(
+            "SELECT data FROM gpuagent.swarm_chunks(%s, %s)", [self.swarm, version], binary=True
+        ).fetchall()
+        return np.concatenate([data for (data,) in rows])
+
+    def chunks(self):
+        return self.conn.execute("SELECT count(*) FROM gpuagent_store.chunk").fetchone()[0]
+
+    def test_versions_send_what_changed(self):
+        first = np.random.default_rng(7).standard_normal((20_000, 256)).astype("f4")
+        second = first.copy()
+        second[12_345] = 0
+        before = self.chunks()
+        self.assertEqual(gpuagent.store_swarm(self.conn, self.swarm, first, metadata={"n": 1}, expected_version=0), 1)
+        self.assertEqual(self.chunks(), before + 20)
+        self.assertEqual(gpuagent.store_swarm(self.conn, self.swarm, second), 2)
+        self.assertEqual(self.chunks(), before + 21)
+        np.testing.assert_array_equal(self.read(1), first)
+        np.testing.assert_array_equal(self.read(2), second)
+        metadata = self.conn.execute(
+            "SELECT metadata FROM gpuagent.swarm_version WHERE swarm = %s AND version = 1", [self.swarm]
+        ).fetchone()[0]
+        self.assertEqual(metadata, {"n": 1})
+        with self.assertRaises(psycopg.errors.SerializationFailure):
+            gpuagent.store_swarm(self.conn, self.swarm, first, expected_version=1)
+
+
 if __name__ == "__main__":
     unittest.main()
