@@ -464,32 +464,47 @@ run_many(ManyMode mode, int given, const Oid *types, const Datum *values, const 
 	return ga_plan_run(plan, values, nulls, false, NULL);
 }
 
-/* True when the first, the middle or the last id is that of an agent: then most are, as in the next generation. */
-static bool
-probably_exist(Datum id_array, int n)
+/* Number of ids among those of the array that are agents' (a statement of (text[], bigint)). */
+static int64
+count_agents(GaPlan *plan, const char *sql, const Datum *values)
 {
-	static GaPlan plan;
 	static const Oid types[] = {TEXTARRAYOID, INT8OID};
+	bool		isnull;
+
+	if (!ga_plan_ready(plan, 2, types))
+		ga_plan_prepare(plan, sql, 2, types, 0);
+	ga_plan_run(plan, values, NULL, false, NULL);
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* True when every id is that of an agent, as in the next generation. Looks at three before it looks at all. */
+static bool
+all_exist(Datum id_array, int n)
+{
+	static GaPlan some;
+	static GaPlan all;
 	Datum		values[] = {id_array, Int64GetDatum(n)};
 
-	if (!ga_plan_ready(&plan, 2, types))
-		ga_plan_prepare(&plan, "SELECT FROM gpuagent.agent a WHERE a.id OPERATOR(pg_catalog.=) ANY"
+	return count_agents(&some, "SELECT pg_catalog.count(*) FROM gpuagent.agent a WHERE a.id OPERATOR(pg_catalog.=) ANY"
 						" (ARRAY[($1)[1], ($1)[($2 OPERATOR(pg_catalog.+) 1) OPERATOR(pg_catalog./) 2], ($1)[$2]])",
-						2, types, 0);
-	return ga_plan_run(&plan, values, NULL, false, NULL) > 0;
+						values) == 3 &&
+		count_agents(&all, "SELECT pg_catalog.count(*) FROM gpuagent.agent a"
+					 " WHERE a.id OPERATOR(pg_catalog.=) ANY ($1) AND $2 IS NOT NULL", values) == n;
 }
 
 /*
  * Inserts or updates. ON CONFLICT alone would do, but it locks and then updates
  * each agent that exists, for a third more work and WAL than UPDATE; so where
- * agents are likely to exist, they are updated first and the others inserted.
+ * all exist, they are updated. Where some do not, updating first would lock rows
+ * out of the order of ids, and stores of the same ids could deadlock; only
+ * agents that are deleted meanwhile are left to insert behind an update.
  */
 static uint64
 upsert_many(int given, int n, const Oid *types, const Datum *values, const bool *nulls)
 {
 	uint64		written;
 
-	if (n < 16 || !probably_exist(values[ARG_ID], n))
+	if (n < 16 || !all_exist(values[ARG_ID], n))
 		return run_many(MANY_UPSERT, given, types, values, nulls);
 	written = run_many(MANY_UPDATE, given, types, values, nulls);
 	if (written < n)
