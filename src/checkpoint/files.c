@@ -11,6 +11,7 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "store/store.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -44,7 +45,7 @@ ga_put_file_row(ReturnSetInfo *rsinfo, const char *name, uint64 items, uint64 nb
 {
 	Datum		values[4] = {
 		CStringGetTextDatum(name), Int64GetDatum(items), Int64GetDatum(nbytes),
-		CStringGetTextDatum(ga_sha256_text(sha256))
+		CStringGetTextDatum(ga_hash_text((const GaHash *) sha256))
 	};
 	bool		nulls[4] = {false};
 
@@ -354,5 +355,5 @@ ga_file_sha256(PG_FUNCTION_ARGS)
 
 	ga_files_require_any();
 	(void) ga_file_hash(text_to_cstring(PG_GETARG_TEXT_PP(0)), sha256);
-	PG_RETURN_TEXT_P(cstring_to_text(ga_sha256_text(sha256)));
+	PG_RETURN_TEXT_P(cstring_to_text(ga_hash_text((const GaHash *) sha256)));
 }

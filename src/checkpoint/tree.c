@@ -23,6 +23,7 @@
 #include "common/cryptohash.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "store/store.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 
@@ -146,17 +147,7 @@ hash_text(const char *data, size_t len)
 		pg_cryptohash_final(sha, hash, sizeof(hash)) < 0)
 		elog(ERROR, "could not compute SHA-256");
 	pg_cryptohash_free(sha);
-	return ga_sha256_text(hash);
-}
-
-char *
-ga_sha256_text(const uint8 sha256[GA_SHA256_LEN])
-{
-	char	   *text = palloc(2 * GA_SHA256_LEN + 1);
-
-	for (int i = 0; i < GA_SHA256_LEN; i++)
-		sprintf(text + 2 * i, "%02x", sha256[i]);
-	return text;
+	return ga_hash_text((const GaHash *) hash);
 }
 
 char *

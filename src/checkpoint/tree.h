@@ -47,9 +47,6 @@ extern void ga_folder_sync(int fd, const char *path);
 
 extern void ga_close_keeping_errno(int fd);
 
-/* SHA-256 in lower-case hexadecimal, in the current context. */
-extern char *ga_sha256_text(const uint8 sha256[GA_SHA256_LEN]);
-
 /* Makes a private folder in folder `parent`, to be removed with the transaction. Sweeps leftovers of dead processes. */
 extern char *ga_temp_create(const char *parent);
 extern void ga_temp_remove(const char *path);
