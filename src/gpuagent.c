@@ -5,7 +5,9 @@
 #include "base/compat.h"
 
 #include "base/guc.h"
+#include "base/shared.h"
 #include "math/distance.h"
+#include "miscadmin.h"
 
 GA_MODULE_MAGIC;
 
@@ -16,4 +18,9 @@ _PG_init(void)
 {
 	ga_math_init();
 	ga_guc_init();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	/* Areas in the order in which they are initialised, then workers. */
+	ga_shared_install();
 }

@@ -51,4 +51,30 @@
 #define GA_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 16 renamed the parts of a relation's physical address. */
+#if PG_VERSION_NUM >= 160000
+#define ga_rel_spc(rel) ((rel)->rd_locator.spcOid)
+#define ga_rel_db(rel) ((rel)->rd_locator.dbOid)
+#define ga_rel_number(rel) ((rel)->rd_locator.relNumber)
+#define ga_rel_new_subid(rel) ((rel)->rd_newRelfilelocatorSubid)
+#define ga_rel_first_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
+#else
+#define ga_rel_spc(rel) ((rel)->rd_node.spcNode)
+#define ga_rel_db(rel) ((rel)->rd_node.dbNode)
+#define ga_rel_number(rel) ((rel)->rd_node.relNode)
+#define ga_rel_new_subid(rel) ((rel)->rd_newRelfilenodeSubid)
+#define ga_rel_first_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
+#endif
+
+/* 17 gave processes a number of their own, let wait event sets belong to a resource owner, and named wait events. */
+#if PG_VERSION_NUM >= 170000
+#define ga_process_number() ((int) MyProcNumber)
+#define ga_wait_event_set(n) CreateWaitEventSet(NULL, (n))
+#define ga_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define ga_process_number() ((int) MyProc->pgprocno)
+#define ga_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, (n))
+#define ga_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
 #endif							/* GA_COMPAT_H */

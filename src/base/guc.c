@@ -9,6 +9,7 @@
  */
 #include "base/compat.h"
 
+#include <limits.h>
 #include <sys/stat.h>
 
 #include "base/guc.h"
@@ -29,11 +30,31 @@ static const struct config_enum_entry profiles[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry devices[] = {
+	{"auto", GA_DEVICES_AUTO, false},
+	{"cuda", GA_DEVICES_CUDA, false},
+	{"host", GA_DEVICES_HOST, false},
+	{NULL, 0, false}
+};
+
 #define PRODUCTION_PATH "/magikdev/gpu"
+
+/* MB of device memory by profile; -1 of the setting stands for them. */
+#define DEVELOPMENT_CACHE 1024
+#define PRODUCTION_CACHE 2048
 
 bool		ga_compression = true;
 int			ga_max_checkpoints = 10;
 int			ga_compression_level = 1;
+int			ga_devices = GA_DEVICES_AUTO;
+int			ga_host_cache_size = 64;
+int			ga_sync_interval = 50;
+int			ga_device_timeout = 10000;
+int			ga_max_handles = 256;
+bool		ga_allow_ipc_handles = false;
+char	   *ga_shared_memory_dir = NULL;
+char	   *ga_device_program = NULL;
+static int	cache_size = -1;
 static int	profile = GA_PROFILE_DEVELOPMENT;
 static char *storage_path = NULL;
 
@@ -82,6 +103,26 @@ env_bool(const char *name, bool fallback)
 	return result;
 }
 
+/* Megabytes from an environment variable, or the default when it is unset or not a number in range. */
+static int
+env_megabytes(const char *name, int fallback)
+{
+	const char *value = getenv(name);
+	int			result;
+	const char *hint = NULL;
+
+	if (value == NULL)
+		return fallback;
+	if (!parse_int(value, &result, 0, &hint) || result < 0 || result > MAX_KILOBYTES)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("environment variable %s is not a number of megabytes: \"%s\"", name, value)));
+		return fallback;
+	}
+	return result;
+}
+
 static const char *
 env_path(const char *name)
 {
@@ -97,6 +138,47 @@ env_path(const char *name)
 		return "";
 	}
 	return strdup(value);		/* lives as long as the setting's boot value */
+}
+
+static void
+define_device_settings(GucContext server)
+{
+	DefineCustomEnumVariable("gpuagent.device",
+							 "Where the working set lives.",
+							 "auto: on the GPUs that gpuagent_device finds, else in shared memory; cuda: on GPUs, tried again when "
+							 "there is none; host: in shared memory.",
+							 &ga_devices, GA_DEVICES_AUTO, devices, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.cache_size",
+							"Memory of each GPU that this server may take, beyond that of the CUDA context.",
+							"-1: 1GB, or 2GB with gpuagent.profile = production.",
+							&cache_size, env_megabytes("EXORUST_GPU_CACHE_SIZE_MB", -1), -1, MAX_KILOBYTES, server,
+							GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.host_cache_size",
+							"Shared memory for cached agents and for transfers.",
+							"A quarter, at least 16MB, is for transfers.",
+							&ga_host_cache_size, 64, 32, MAX_KILOBYTES / 1024, server, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomStringVariable("gpuagent.shared_memory_dir",
+							   "Directory of shared mappings and of the device's socket.",
+							   NULL, &ga_shared_memory_dir, "/dev/shm", server, GUC_SUPERUSER_ONLY,
+							   check_storage_path, NULL, NULL);
+	DefineCustomStringVariable("gpuagent.device_program",
+							   "The program that owns the GPUs.",
+							   NULL, &ga_device_program, "$libdir/gpuagent_device", server, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.max_handles",
+							"Regions of memory that can be mapped at a time, and handles on them.",
+							NULL, &ga_max_handles, 256, 1, 65536, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.device_timeout",
+							"Time after which a request that a GPU does not finish costs the device process its life.",
+							"Sessions then go on without it until it has been started again.",
+							&ga_device_timeout, 10000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.sync_interval",
+							"How often swarms that were mapped with autosync are looked at.",
+							NULL, &ga_sync_interval, 50, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.allow_ipc_handles",
+							 "Hands out legacy CUDA IPC handles (kind cuda_ipc).",
+							 "Such a handle is a bearer token: any user of the machine who has it can read and write the memory.",
+							 &ga_allow_ipc_handles, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
 void
@@ -125,7 +207,18 @@ ga_guc_init(void)
 	DefineCustomIntVariable("gpuagent.max_checkpoints",
 							"Checkpoints that prune_checkpoints() keeps when it is called without rules.",
 							NULL, &ga_max_checkpoints, 10, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	define_device_settings(server);
 	MarkGUCPrefixReserved("gpuagent");
+}
+
+uint64
+ga_device_budget(void)
+{
+	int			megabytes = cache_size;
+
+	if (megabytes < 0)
+		megabytes = profile == GA_PROFILE_PRODUCTION ? PRODUCTION_CACHE : DEVELOPMENT_CACHE;
+	return (uint64) megabytes * 1024 * 1024;
 }
 
 char *

@@ -11,7 +11,26 @@ extern bool ga_compression;			/* gpuagent.compression */
 extern int	ga_compression_level;	/* gpuagent.compression_level, zstd 1..19 */
 extern int	ga_max_checkpoints;		/* gpuagent.max_checkpoints */
 
+typedef enum GaDevices
+{
+	GA_DEVICES_AUTO,
+	GA_DEVICES_CUDA,
+	GA_DEVICES_HOST
+} GaDevices;
+
+extern int	ga_devices;				/* gpuagent.device, a GaDevices */
+extern int	ga_host_cache_size;		/* gpuagent.host_cache_size, MB */
+extern int	ga_sync_interval;		/* gpuagent.sync_interval, ms */
+extern int	ga_device_timeout;		/* gpuagent.device_timeout, ms */
+extern int	ga_max_handles;			/* gpuagent.max_handles */
+extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
+extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */
+extern char *ga_device_program;		/* gpuagent.device_program; "$libdir/" stands for the library's directory */
+
 extern void ga_guc_init(void);
+
+/* gpuagent.cache_size in bytes, with the profile's default. */
+extern uint64 ga_device_budget(void);
 
 /* Base of the tree, absolute, no trailing slash, in the current context. */
 extern char *ga_storage_path(void);

@@ -1,0 +1,110 @@
+/*
+ * device.h
+ *		What the rest of the extension sees of devices: memory of regions and
+ *		operations on it, the same on a GPU (client.c, by requests to
+ *		gpuagent_device) and on the host (host.c, in place by the backend).
+ *
+ * A device is GA_DEVICE_HOST or the 0-based number of a GPU. Regions have a
+ * number that is unique until the server is restarted (region.h).
+ *
+ * Errors: 22023 unknown device name; 55000 the device does not serve, or was
+ * restarted meanwhile; 53400 over budget; 58000 CUDA failed. Every wait is
+ * interruptible and ends when the device process dies or hangs.
+ */
+#ifndef GA_DEVICE_H
+#define GA_DEVICE_H
+
+#include "base/compat.h"
+#include "device/protocol.h"
+#include "math/fingerprint.h"
+#include "datatype/timestamp.h"
+
+#define GA_DEVICE_HOST (-1)
+
+/* ---- choice ---- */
+
+/*
+ * NULL or 'auto': the first GPU that serves, else the host. 'host', 'cuda' (the
+ * first), 'cuda:1'. 22023 for other names, 55000 for a GPU that does not serve.
+ */
+extern int	ga_device_choose(const char *name);
+
+/* "host", "cuda:0"; static or in the current context. */
+extern const char *ga_device_name(int device);
+
+/* True while gpuagent_device serves. */
+extern bool ga_device_serves(void);
+
+/* ---- memory of regions ---- */
+
+/*
+ * Address of a region's file in this process, mapped on first use and kept:
+ * control page, then, on the host, the data. NULL when the file is gone. The
+ * mapping of a freed region goes away at the end of the transaction.
+ */
+extern GaControl *ga_region_control(uint64 region);
+
+#define GA_REGION_DATA_OFFSET GA_PAGE
+
+/*
+ * Makes the file with its control page (0600, exclusively) and the memory,
+ * zeroed; *size gets the bytes taken. On the host they are in the file
+ * (posix_fallocate, so that a full /dev/shm is 53100 and not a SIGBUS). On a
+ * GPU with `ipc`, ipc_handle gets 64 bytes. Nothing is left behind on ERROR.
+ */
+extern void ga_region_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size);
+
+/* Removes file and memory; never throws (from abort callbacks and the reaper). */
+extern void ga_region_remove(uint64 region, int device);
+
+/* True while a client holds the memory (GA_LOCK_HOLD of the file). */
+extern bool ga_region_is_held(uint64 region);
+
+/* True while a client is in a step whose owner lives (GA_LOCK_STEP of the file). */
+extern bool ga_region_in_step(uint64 region);
+
+/* ---- operations; offsets and sizes in bytes of the region's data ---- */
+
+/* Between a region and any memory of this process; on a GPU through the arena, pieces of it overlapped where `data` is no arena. */
+extern void ga_region_upload(uint64 region, int device, uint64 offset, const char *data, uint64 nbytes);
+extern void ga_region_download(uint64 region, int device, uint64 offset, char *data, uint64 nbytes);
+
+/* From region to region of one device. */
+extern void ga_region_copy(int device, uint64 source, uint64 target, uint64 nbytes);
+
+/* One per leaf of the first nbytes bytes. */
+extern void ga_region_fingerprint(uint64 region, int device, uint64 nbytes, GaFingerprint *out);
+
+/* 64 KiB per listed leaf (missing bytes of the last leaf are zero), in list order; and SHA-256 of each leaf (32 bytes each). */
+extern void ga_region_gather(uint64 region, int device, uint64 nbytes, const uint32 *leaves, uint32 n, char *out);
+extern void ga_region_sha256(uint64 region, int device, uint64 nbytes, const uint32 *leaves, uint32 n, uint8 *out);
+
+/* Rows from one region to another: pairs of (source offset, target offset). */
+extern void ga_region_gather_rows(int device, uint64 source, uint64 target, const uint64 (*pairs)[2], uint32 n, uint32 row_bytes);
+
+/* Lets one client fetch the memory of a GPU region with this token until the time given. */
+extern void ga_region_grant(uint64 region, int device, bool write, const uint8 *token, TimestampTz expires);
+
+/* ---- what the last request of this backend did: gpuagent.last_query() and counters ---- */
+
+typedef struct GaLastRequest
+{
+	int			device;			/* GA_DEVICE_HOST when it ran, or fell back, there */
+	uint64		rows;			/* leaves or rows that it went over */
+	uint64		batch;			/* requests that it took */
+	double		queue_ms;
+	double		device_ms;
+	const char *fallback_reason;	/* static; NULL: none */
+} GaLastRequest;
+
+extern GaLastRequest ga_last_request;
+
+/* Counts a fallback in stat_device and remembers the reason, a static string, for last_query(). */
+extern void ga_device_fallback(const char *reason);
+
+/* ---- supervisor ---- */
+
+/* Registers the background worker; only while preloading. */
+extern void ga_supervisor_register(void);
+
+#endif							/* GA_DEVICE_H */

@@ -1,0 +1,125 @@
+/*
+ * region.h
+ *		The registry of mapped regions and of the leases on them, in the server's
+ *		main shared memory. It knows nothing of what is in a region.
+ *
+ * A region is created LOADING by one backend, becomes READY, and lives while it
+ * has leases. Leases belong to a role, not to a connection or transaction.
+ * Expired leases and regions without leases are removed by the reaper (the
+ * supervisor, ga_regions_reap). A removed region that a client still holds is
+ * EXPIRED: no new lease, its bytes stay counted until the client lets go.
+ *
+ * ga_region_lock protects all of it. It is an LWLock: nothing that throws,
+ * waits or does I/O happens under it; it is the last lock to be taken.
+ */
+#ifndef GA_REGION_H
+#define GA_REGION_H
+
+#include "base/compat.h"
+#include "base/names.h"
+#include "datatype/timestamp.h"
+#include "device/device.h"
+#include "math/dtype.h"
+#include "storage/lwlock.h"
+#include "utils/uuid.h"
+
+typedef enum GaRegionKind
+{
+	GA_KIND_SHM,				/* a file that np.memmap opens */
+	GA_KIND_CUDA_FD,
+	GA_KIND_CUDA_IPC
+} GaRegionKind;
+
+typedef enum GaRegionState
+{
+	GA_REGION_UNUSED = 0,
+	GA_REGION_LOADING,
+	GA_REGION_READY,
+	GA_REGION_LOST,				/* the device lost its contents */
+	GA_REGION_EXPIRED			/* no leases, but a client holds it */
+} GaRegionState;
+
+#define GA_OBJECT_MAX (GA_NAME_MAX + 16)	/* "swarm:" + name, with a final zero */
+
+typedef struct GaRegion
+{
+	GaRegionState state;
+	uint64		id;				/* never used again while the server runs */
+	Oid			database;
+	char		object[GA_OBJECT_MAX];	/* "swarm:pop", "agents", "query" */
+	int64		version;		/* of a swarm, as loaded; 0 for others */
+	bool		writable;
+	bool		autosync;
+	GaRegionKind kind;
+	int			device;
+	uint32		device_epoch;	/* of the device process when it was made or restored */
+	int			dtype;
+	int			ndim;
+	int64		dims[GA_MAX_RANK];
+	uint64		nbytes;
+	uint64		size_bytes;		/* taken */
+	uint8		ipc_handle[64];
+	int			loader_pid;		/* LOADING: who; that process gone means nobody will finish it */
+	int			leases;
+	TimestampTz resident_since;
+	TimestampTz last_used_at;
+
+	/* write-back (store/live.c) */
+	int64		synced_step;	/* of the control block at the last sync */
+	TimestampTz last_sync_at;
+	char		last_sync_error[GA_ERROR_LEN];
+} GaRegion;
+
+typedef struct GaLease
+{
+	bool		used;
+	pg_uuid_t	handle;
+	uint64		region;			/* id */
+	Oid			owner;			/* role */
+	bool		write;
+	int			client_pid;		/* of the backend that mapped it */
+	TimestampTz granted_at;
+	TimestampTz expires_at;
+} GaLease;
+
+extern void ga_region_register(void);	/* shared area; gpuagent.max_handles regions and as many leases */
+extern LWLock *ga_region_lock(void);
+
+/*
+ * A new LOADING region with the caller's values in `wanted` (id and state are
+ * set here) and the id; 53400 when all are taken. Removed again when the
+ * caller's (sub)transaction aborts or it exits before ga_region_ready.
+ */
+extern uint64 ga_region_begin(const GaRegion *wanted);
+extern void ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handle);
+
+/* Copy of a region; false when there is none with this id. */
+extern bool ga_region_get(uint64 id, GaRegion *copy);
+
+/*
+ * The READY region of an object in this database, waiting (interruptibly) for
+ * one that is LOADING; false when there is none. version < 0: any.
+ */
+extern bool ga_region_find(const char *object, bool writable, int64 version, GaRegion *copy);
+
+/* Calls back under the lock in shared mode, for views and for autosync: do little. */
+extern void ga_regions_each(void (*each) (const GaRegion *region, void *arg), void *arg);
+extern void ga_leases_each(void (*each) (const GaLease *lease, const GaRegion *region, void *arg), void *arg);
+
+/* Changes a region under the lock in exclusive mode; false when it is gone. */
+extern bool ga_region_update(uint64 id, void (*change) (GaRegion *region, void *arg), void *arg);
+
+/* Leases. Only the owner's role members may renew or end one; others find nothing (false). */
+extern void ga_lease_grant(uint64 region, bool write, TimestampTz expires_at, GaLease *lease);
+extern bool ga_lease_renew(const pg_uuid_t *handle, TimestampTz expires_at);
+extern bool ga_lease_end(const pg_uuid_t *handle);
+extern int64 ga_leases_end(const char *object);	/* own ones, in this database; their number */
+
+/*
+ * Ends expired leases, removes regions that nobody leases or holds, and those
+ * that a dead loader left; all of a database when it is given (DROP DATABASE).
+ * Never throws. Called by the supervisor about once a second, and after an end.
+ */
+extern void ga_regions_reap(Oid dropped_database);
+
+#endif							/* GA_REGION_H */
