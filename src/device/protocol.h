@@ -278,6 +278,14 @@ typedef struct GaKeeper
 	uint32_t	pad;
 } GaKeeper;
 
+/*
+ * Command line: gpuagent_device --directory RUN_DIRECTORY --budget BYTES [--allow-faults]
+ * with the keeper's socket as fd GA_KEEPER_FD. RUN_DIRECTORY is absolute; BYTES
+ * is for each GPU. A process whose parent is not the one that started it exits.
+ * It serves slots of its own epoch only and answers others with LOST. It does
+ * not remove files when it exits: a successor may have made them anew.
+ */
+
 /* Exit status of the process. */
 #define GA_EXIT_NO_DEVICE 3		/* no driver or no GPU: do not try again */
 
