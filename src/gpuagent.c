@@ -7,6 +7,7 @@
 #include "base/guc.h"
 #include "base/shared.h"
 #include "math/distance.h"
+#include "math/fingerprint.h"
 #include "miscadmin.h"
 
 GA_MODULE_MAGIC;
@@ -17,6 +18,7 @@ void
 _PG_init(void)
 {
 	ga_math_init();
+	ga_fingerprint_init();
 	ga_guc_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;

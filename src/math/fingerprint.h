@@ -18,8 +18,13 @@
 #ifndef GA_FINGERPRINT_H
 #define GA_FINGERPRINT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define GA_FINGERPRINT_LEAF 65536
 #define GA_FINGERPRINT_KEY_BYTES (GA_FINGERPRINT_LEAF + 32)
@@ -29,13 +34,20 @@ typedef struct GaFingerprint
 	uint64_t	word[2];
 } GaFingerprint;
 
-/* Chooses the kernel; any number of times. */
+/* Chooses the fastest kernel of this machine; the portable one before. */
 extern void ga_fingerprint_init(void);
+
+/* For tests: "portable", "avx2" or "avx512"; false when this machine lacks it. */
+extern bool ga_fingerprint_force_isa(const char *isa);
 
 /* Fingerprints of consecutive leaves of data; the last may be short. out takes one per leaf. key: GA_FINGERPRINT_KEY_BYTES. */
 extern void ga_fingerprint(const uint8_t *key, const void *data, size_t nbytes, GaFingerprint *out);
 
 /* The definition above, word by word; tests compare kernels with it. */
 extern void ga_fingerprint_portable(const uint8_t *key, const void *data, size_t nbytes, GaFingerprint *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif							/* GA_FINGERPRINT_H */

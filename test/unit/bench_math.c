@@ -2,8 +2,10 @@
  * bench_math.c
  *		Speed of the distance kernels: one query of 768 elements against rows
  *		that fit the first-level cache, and against rows that do not fit any.
+ *		Speed of fingerprints, beside that of a sum and of memcpy over the same bytes.
  */
 #include "math/distance.h"
+#include "math/fingerprint.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +47,85 @@ measure(const char *isa, GaMetric metric, int dtype, const char *rows, size_t co
 		   best * 1e9, (double) size / best / 1e9);
 }
 
+static uint64_t
+sum_words(const char *data, size_t size)
+{
+	uint64_t	sum[8] = {0};
+
+	for (size_t at = 0; at < size; at += sizeof(sum))
+		for (int i = 0; i < 8; i++)
+		{
+			uint64_t	word;
+
+			memcpy(&word, data + at + 8 * i, sizeof(word));
+			sum[i] += word;
+		}
+	return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+static double
+fastest(double best, double start)
+{
+	double		seconds = now() - start;
+
+	return seconds < best ? seconds : best;
+}
+
+/* GB/s over `size` bytes, the best of five runs. */
+static void
+measure_fingerprints(const char *data, size_t size, const char *place)
+{
+	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	static uint8_t key[GA_FINGERPRINT_KEY_BYTES];
+	size_t		repeats = ((size_t) 256 << 20) / size;
+	GaFingerprint *out = malloc((size / GA_FINGERPRINT_LEAF + 1) * sizeof(*out));
+	char	   *copy = malloc(size);
+	volatile uint64_t sink = 0;
+	double		best_sum = 1e9;
+	double		best_copy = 1e9;
+
+	if (out == NULL || copy == NULL)
+		exit(1);
+	memset(key, 0x5a, sizeof(key));
+	memset(copy, 1, size);
+	for (int run = 0; run < 5; run++)
+	{
+		double		start = now();
+
+		for (size_t r = 0; r < repeats; r++)
+			sink += sum_words(data, size);
+		best_sum = fastest(best_sum, start);
+		start = now();
+		for (size_t r = 0; r < repeats; r++)
+		{
+			memcpy(copy, data, size);
+			sink += (uint64_t) copy[r % size];
+		}
+		best_copy = fastest(best_copy, start);
+	}
+	printf("%-8s %-11s %-6s %8.2f GB/s\n", "", "sum", place, (double) (size * repeats) / best_sum / 1e9);
+	printf("%-8s %-11s %-6s %8.2f GB/s\n", "", "memcpy", place, (double) (size * repeats) / best_copy / 1e9);
+	for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++)
+	{
+		double		best = 1e9;
+
+		if (!ga_fingerprint_force_isa(isas[i]))
+			continue;
+		for (int run = 0; run < 5; run++)
+		{
+			double		start = now();
+
+			for (size_t r = 0; r < repeats; r++)
+				ga_fingerprint(key, data, size, out);
+			sink += out[0].word[0];
+			best = fastest(best, start);
+		}
+		printf("%-8s %-11s %-6s %8.2f GB/s\n", isas[i], "fingerprint", place, (double) (size * repeats) / best / 1e9);
+	}
+	free(out);
+	free(copy);
+}
+
 int
 main(void)
 {
@@ -58,6 +139,8 @@ main(void)
 
 	/* Bytes 0x3c read as a small positive number in every dtype. */
 	memset(rows, 0x3c, size);
+	measure_fingerprints(rows, (size_t) 256 << 10, "cache");
+	measure_fingerprints(rows, size, "memory");
 	for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++)
 	{
 		if (!ga_math_force_isa(isas[i]))
