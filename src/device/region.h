@@ -9,8 +9,14 @@
  * supervisor, ga_regions_reap). A removed region that a client still holds is
  * EXPIRED: no new lease, its bytes stay counted until the client lets go.
  *
+ * A region of what its transaction wrote itself is private: other backends do
+ * not find it until the transaction commits, and it ends with all its leases
+ * when the (sub)transaction that made it aborts.
+ *
  * ga_region_lock protects all of it. It is an LWLock: nothing that throws,
- * waits or does I/O happens under it; it is the last lock to be taken.
+ * waits or does I/O happens under it; it is the last lock to be taken. Backends
+ * that want the same contents take ga_region_exclude first, a lock that the
+ * deadlock detector knows, so that one of them loads and the others join it.
  */
 #ifndef GA_REGION_H
 #define GA_REGION_H
@@ -39,6 +45,7 @@ typedef enum GaRegionState
 	GA_REGION_EXPIRED			/* no leases, but a client holds it */
 } GaRegionState;
 
+#define GA_CONTENT_LEN 32
 #define GA_OBJECT_MAX (GA_NAME_MAX + 16)	/* "swarm:" + name, with a final zero */
 
 typedef struct GaRegion
@@ -47,8 +54,10 @@ typedef struct GaRegion
 	uint64		id;				/* never used again while the server runs */
 	Oid			database;
 	char		object[GA_OBJECT_MAX];	/* "swarm:pop", "agents", "query" */
-	int64		version;		/* of a swarm, as loaded; 0 for others */
+	int64		version;		/* of a swarm, as loaded or last synced; 0 for others */
+	uint8		content[GA_CONTENT_LEN];	/* hash of the tensor of that version: numbers of versions come again after a deletion */
 	bool		writable;
+	bool		private;		/* not yet committed; see above */
 	bool		autosync;
 	GaRegionKind kind;
 	int			device;
@@ -59,7 +68,7 @@ typedef struct GaRegion
 	uint64		nbytes;
 	uint64		size_bytes;		/* taken */
 	uint8		ipc_handle[64];
-	int			loader_pid;		/* LOADING: who; that process gone means nobody will finish it */
+	int			loader_pid;		/* until the first lease, and of private ones: who; that process gone means nobody will finish it */
 	int			leases;
 	TimestampTz resident_since;
 	TimestampTz last_used_at;
@@ -82,13 +91,26 @@ typedef struct GaLease
 	TimestampTz expires_at;
 } GaLease;
 
+/* Of the control page, once the region is EXPIRED. Epochs count up from 1. */
+#define GA_EPOCH_EXPIRED 0xFFFFFFFFu
+
+/* Fourth field of advisory locks: those of users have 1 and 2. */
+#define GA_LOCKTAG_REGION 0x6761
+
 extern void ga_region_register(void);	/* shared area; gpuagent.max_handles regions and as many leases */
 extern LWLock *ga_region_lock(void);
 
 /*
+ * Keeps others out who want to load the same object, waiting for them as for
+ * any lock of the server; until ga_region_admit or the transaction's end.
+ */
+extern void ga_region_exclude(const char *object, bool writable);
+extern void ga_region_admit(const char *object, bool writable);
+
+/*
  * A new LOADING region with the caller's values in `wanted` (id and state are
  * set here) and the id; 53400 when all are taken. Removed again when the
- * caller's (sub)transaction aborts or it exits before ga_region_ready.
+ * caller's (sub)transaction aborts or it exits before the first lease.
  */
 extern uint64 ga_region_begin(const GaRegion *wanted);
 extern void ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handle);
@@ -97,10 +119,10 @@ extern void ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handl
 extern bool ga_region_get(uint64 id, GaRegion *copy);
 
 /*
- * The READY region of an object in this database, waiting (interruptibly) for
- * one that is LOADING; false when there is none. version < 0: any.
+ * The READY region of an object in this database; false when there is none. version < 0: any; content NULL: any.
+ * Of several, the newest version.
  */
-extern bool ga_region_find(const char *object, bool writable, int64 version, GaRegion *copy);
+extern bool ga_region_find(const char *object, bool writable, int64 version, const uint8 *content, GaRegion *copy);
 
 /* Calls back under the lock in shared mode, for views and for autosync: do little. */
 extern void ga_regions_each(void (*each) (const GaRegion *region, void *arg), void *arg);
@@ -109,11 +131,16 @@ extern void ga_leases_each(void (*each) (const GaLease *lease, const GaRegion *r
 /* Changes a region under the lock in exclusive mode; false when it is gone. */
 extern bool ga_region_update(uint64 id, void (*change) (GaRegion *region, void *arg), void *arg);
 
-/* Leases. Only the owner's role members may renew or end one; others find nothing (false). */
-extern void ga_lease_grant(uint64 region, bool write, TimestampTz expires_at, GaLease *lease);
+/*
+ * Leases. False when the region is not there any more: look for it again; 53400
+ * when all handles are taken.
+ */
+extern bool ga_lease_grant(uint64 region, bool write, TimestampTz expires_at, GaLease *lease);
+
+/* Only members of the owner's role renew or end a lease of this database; others find nothing (false). */
 extern bool ga_lease_renew(const pg_uuid_t *handle, TimestampTz expires_at);
 extern bool ga_lease_end(const pg_uuid_t *handle);
-extern int64 ga_leases_end(const char *object);	/* own ones, in this database; their number */
+extern int64 ga_leases_end(const char *object);	/* own ones; their number */
 
 /*
  * Ends expired leases, removes regions that nobody leases or holds, and those
