@@ -6,6 +6,7 @@
 
 #include "base/guc.h"
 #include "base/shared.h"
+#include "device/mapping.h"
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
@@ -24,5 +25,6 @@ _PG_init(void)
 		return;
 
 	/* Areas in the order in which they are initialised, then workers. */
+	ga_mapping_register();
 	ga_shared_install();
 }

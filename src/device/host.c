@@ -1,0 +1,420 @@
+/*
+ * host.c
+ *		Regions in files of the run directory, and the operations on them in place.
+ *
+ * A process maps a region's file on first use and keeps it until its
+ * transaction ends; small files longer, for as long as they are there. A mapping
+ * that outlived its file in an idle session would keep the memory taken.
+ */
+#include "base/compat.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "base/shared.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "device/ops.h"
+#include "device/state.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#define SMALL_FILE (1024 * 1024)
+#define KEPT_FILES 64
+#define STRETCH ((uint64) 64 * 1024 * 1024)	/* of work between looks at interrupts */
+
+typedef struct GaMapped
+{
+	uint64		region;
+	char	   *address;
+	uint64		bytes;
+	ino_t		inode;
+	uint64		removals;		/* the counter's value when the file was last seen */
+} GaMapped;
+
+static GaMapped *mapped = NULL;
+static int	nmapped = 0;
+static int	mapped_size = 0;
+
+/* ---- files ---- */
+
+void
+ga_region_path(char *path, size_t size, uint64 region, const char *suffix)
+{
+	snprintf(path, size, "%s/" GA_REGION_PREFIX "%llu%s", ga_run_directory(), (unsigned long long) region, suffix);
+}
+
+/* Takes the memory in stretches: a signal ends fallocate early, and it may take seconds. */
+static void
+allocate_file(int fd, const char *path, uint64 bytes)
+{
+	for (uint64 done = 0; done < bytes;)
+	{
+		uint64		n = Min(STRETCH, bytes - done);
+		int			rc = posix_fallocate(fd, (off_t) done, (off_t) n);
+
+		CHECK_FOR_INTERRUPTS();
+		if (rc == EINTR)
+			continue;
+		errno = rc;
+		if (rc != 0)
+			ereport(ERROR,
+					(errcode(rc == ENOSPC || rc == ENOMEM ? ERRCODE_DISK_FULL : ERRCODE_IO_ERROR),
+					 errmsg("could not allocate %llu bytes for file \"%s\": %m", (unsigned long long) bytes, path),
+					 rc == ENOSPC || rc == ENOMEM ?
+					 errhint("Unmap what is not needed any more, or make the file system of gpuagent.shared_memory_dir larger.") : 0));
+		done += n;
+	}
+}
+
+uint64
+ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes)
+{
+	GaControl	control = {
+		.magic = GA_CONTROL_MAGIC,
+		.version = GA_PROTOCOL_VERSION,
+		.region = region,
+		.data_bytes = data_bytes,
+	};
+	uint64		bytes = TYPEALIGN(GA_PAGE, GA_PAGE + nbytes);
+	char		path[MAXPGPATH];
+	int			fd;
+
+	ga_shared_require();
+	ga_region_path(path, sizeof(path), region, "");
+	fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, S_IRUSR | S_IWUSR);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create file \"%s\": %m", path)));
+	PG_TRY();
+	{
+		allocate_file(fd, path, bytes);
+		if (pwrite(fd, &control, sizeof(control), 0) != sizeof(control))
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write file \"%s\": %m", path)));
+	}
+	PG_CATCH();
+	{
+		close(fd);
+		unlink(path);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	close(fd);
+	return bytes;
+}
+
+uint64
+ga_region_file_remove(uint64 region)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+	uint64		size;
+
+	ga_region_path(path, sizeof(path), region, ".leaves");
+	unlink(path);
+	ga_region_path(path, sizeof(path), region, "");
+	size = stat(path, &st) == 0 ? st.st_size : 0;
+	if (!ga_remove_region_file(path))
+		return 0;
+	pg_atomic_fetch_add_u64(&ga_device_state()->removals, 1);
+	return size;
+}
+
+/* ---- mappings of this process ---- */
+
+/* True when the region's file is still the one that is mapped. */
+static bool
+is_current(GaMapped *m)
+{
+	uint64		removals = pg_atomic_read_u64(&ga_device_state()->removals);
+	char		path[MAXPGPATH];
+	struct stat st;
+
+	if (m->removals == removals)
+		return true;
+	ga_region_path(path, sizeof(path), m->region, "");
+	if (stat(path, &st) != 0 || st.st_ino != m->inode)
+		return false;
+	m->removals = removals;
+	return true;
+}
+
+/* Keeps the youngest small mappings whose files are there. */
+static void
+drop_mappings(void)
+{
+	int			surplus = nmapped - KEPT_FILES;
+	int			n = 0;
+
+	for (int i = 0; i < nmapped; i++)
+	{
+		if (i < surplus || mapped[i].bytes > SMALL_FILE || !is_current(&mapped[i]))
+			munmap(mapped[i].address, mapped[i].bytes);
+		else
+			mapped[n++] = mapped[i];
+	}
+	nmapped = n;
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (nmapped > 0 &&
+		(event == XACT_EVENT_COMMIT || event == XACT_EVENT_PARALLEL_COMMIT || event == XACT_EVENT_PREPARE ||
+		 event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT))
+		drop_mappings();
+}
+
+static GaMapped *
+room_for_mapping(void)
+{
+	if (mapped == NULL)
+	{
+		mapped_size = 16;
+		mapped = MemoryContextAlloc(TopMemoryContext, mapped_size * sizeof(GaMapped));
+		RegisterXactCallback(at_transaction_end, NULL);
+	}
+	else if (nmapped == mapped_size)
+	{
+		mapped = repalloc(mapped, 2 * mapped_size * sizeof(GaMapped));
+		mapped_size *= 2;
+	}
+	return &mapped[nmapped];
+}
+
+/* The region's mapping; NULL when its file is gone. */
+static GaMapped *
+map_region(uint64 region)
+{
+	GaMapped   *m;
+	struct stat st;
+	char		path[MAXPGPATH];
+	int			fd;
+
+	ga_shared_require();
+	for (int i = nmapped - 1; i >= 0; i--)
+		if (mapped[i].region == region)
+			return is_current(&mapped[i]) ? &mapped[i] : NULL;
+
+	m = room_for_mapping();
+	m->region = region;
+	m->removals = pg_atomic_read_u64(&ga_device_state()->removals);
+	ga_region_path(path, sizeof(path), region, "");
+	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return NULL;
+	if (fd < 0 || fstat(fd, &st) != 0)
+	{
+		int			save_errno = errno;
+
+		if (fd >= 0)
+			close(fd);
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	}
+	m->bytes = st.st_size;
+	m->inode = st.st_ino;
+	m->address = m->bytes >= GA_PAGE ? mmap(NULL, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+	close(fd);
+	if (m->address == MAP_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not map file \"%s\"", path)));
+	nmapped++;
+	return m;
+}
+
+GaControl *
+ga_region_control(uint64 region)
+{
+	GaMapped   *m = map_region(region);
+
+	return m ? (GaControl *) m->address : NULL;
+}
+
+/* Address of a part of a region's data; throws when the region is gone or smaller. */
+static char *
+part_of(uint64 region, uint64 offset, uint64 nbytes)
+{
+	GaMapped   *m = map_region(region);
+
+	if (m == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the mapped memory is gone"),
+				 errhint("Map the object again.")));
+	if (offset > m->bytes - GA_PAGE || nbytes > m->bytes - GA_PAGE - offset)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("a request leaves its region"),
+				 errdetail("Bytes %llu to %llu of %llu.", (unsigned long long) offset,
+						   (unsigned long long) (offset + nbytes), (unsigned long long) (m->bytes - GA_PAGE))));
+	return m->address + GA_PAGE + offset;
+}
+
+/* ---- locks of clients ---- */
+
+static bool
+is_locked(uint64 region, off_t byte)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+	char		path[MAXPGPATH];
+	int			fd;
+	bool		locked;
+
+	ga_region_path(path, sizeof(path), region, "");
+	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	locked = fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+	close(fd);
+	return locked;
+}
+
+bool
+ga_region_is_held(uint64 region)
+{
+	return is_locked(region, GA_LOCK_HOLD);
+}
+
+bool
+ga_region_in_step(uint64 region)
+{
+	return is_locked(region, GA_LOCK_STEP);
+}
+
+/* ---- operations ---- */
+
+uint64
+ga_host_create(uint64 region, uint64 nbytes)
+{
+	uint64		size = ga_region_file_create(region, nbytes, nbytes);
+
+	pg_atomic_fetch_add_u64(&ga_device_state()->host_bytes, size);
+	return size;
+}
+
+void
+ga_host_remove(uint64 region)
+{
+	uint64		size = ga_region_file_remove(region);
+
+	pg_atomic_fetch_sub_u64(&ga_device_state()->host_bytes, size);
+}
+
+static void
+copy_bytes(char *target, const char *source, uint64 nbytes)
+{
+	for (uint64 done = 0; done < nbytes; done += STRETCH)
+	{
+		CHECK_FOR_INTERRUPTS();
+		memcpy(target + done, source + done, Min(STRETCH, nbytes - done));
+	}
+}
+
+void
+ga_host_upload(uint64 region, uint64 offset, const char *data, uint64 nbytes)
+{
+	copy_bytes(part_of(region, offset, nbytes), data, nbytes);
+}
+
+void
+ga_host_download(uint64 region, uint64 offset, char *data, uint64 nbytes)
+{
+	copy_bytes(data, part_of(region, offset, nbytes), nbytes);
+}
+
+void
+ga_host_copy(uint64 source, uint64 target, uint64 nbytes)
+{
+	/* Mapping the second may move the array of mappings, but not the first one's address. */
+	const char *from = part_of(source, 0, nbytes);
+
+	copy_bytes(part_of(target, 0, nbytes), from, nbytes);
+}
+
+void
+ga_host_fingerprint(uint64 region, uint64 nbytes, GaFingerprint *out)
+{
+	const char *data = part_of(region, 0, nbytes);
+
+	for (uint64 done = 0; done < nbytes; done += STRETCH)
+	{
+		CHECK_FOR_INTERRUPTS();
+		ga_fingerprint(ga_fingerprint_key(), data + done, Min(STRETCH, nbytes - done), out + done / GA_LEAF);
+	}
+}
+
+/* Bytes of a leaf of the first nbytes; throws when it has none. */
+static uint64
+leaf_bytes(uint64 nbytes, uint32 leaf)
+{
+	uint64		start = (uint64) leaf * GA_LEAF;
+
+	if (start >= nbytes)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("leaf %u is outside of a tensor of %llu bytes", leaf, (unsigned long long) nbytes)));
+	return Min(GA_LEAF, nbytes - start);
+}
+
+void
+ga_host_gather(uint64 region, uint64 nbytes, const uint32 *leaves, uint32 n, char *out)
+{
+	const char *data = part_of(region, 0, nbytes);
+
+	for (uint32 i = 0; i < n; i++, out += GA_LEAF)
+	{
+		uint64		bytes = leaf_bytes(nbytes, leaves[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		memcpy(out, data + (uint64) leaves[i] * GA_LEAF, bytes);
+		memset(out + bytes, 0, GA_LEAF - bytes);
+	}
+}
+
+void
+ga_host_sha256(uint64 region, uint64 nbytes, const uint32 *leaves, uint32 n, uint8 *out)
+{
+	const char *data = part_of(region, 0, nbytes);
+	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
+
+	if (ctx == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	for (uint32 i = 0; i < n; i++, out += PG_SHA256_DIGEST_LENGTH)
+	{
+		uint64		bytes = leaf_bytes(nbytes, leaves[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		if (pg_cryptohash_init(ctx) < 0 ||
+			pg_cryptohash_update(ctx, (const uint8 *) data + (uint64) leaves[i] * GA_LEAF, bytes) < 0 ||
+			pg_cryptohash_final(ctx, out, PG_SHA256_DIGEST_LENGTH) < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not compute SHA-256")));
+	}
+	pg_cryptohash_free(ctx);
+}
+
+void
+ga_host_gather_rows(uint64 source, uint64 target, const uint64 (*pairs)[2], uint32 n, uint32 row_bytes)
+{
+	for (uint32 i = 0; i < n; i++)
+	{
+		const char *from = part_of(source, pairs[i][0], row_bytes);
+
+		if (i % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		memcpy(part_of(target, pairs[i][1], row_bytes), from, row_bytes);
+	}
+}
