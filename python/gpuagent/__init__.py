@@ -35,7 +35,10 @@ from psycopg.pq import Format
 from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
-__all__ = ["Tensor", "register", "store_swarm", "save_state_dict", "load_state_dict"]
+__all__ = [
+    *("Tensor", "register", "store_swarm", "save_state_dict", "load_state_dict"),
+    *("map_swarm", "open_handle", "Mapped", "HandleError", "StaleHandle", "Torn"),
+]
 
 TYPES = ("embedding", "agent_state", "swarm_tensor")
 
@@ -647,3 +650,7 @@ def load_state_dict(
     if framework == "torch":
         return {name: Tensor(value).torch() for name, value in result.items()}
     return result
+
+
+# Last: it uses what is above.
+from .mapped import HandleError, Mapped, StaleHandle, Torn, map_swarm, open_handle  # noqa: E402
