@@ -329,7 +329,8 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     )
     SELECT coalesce(sum(coalesce(
             (SELECT n.nbytes FROM gpuagent_store.node n WHERE n.hash = p.b LIMIT 1),
-            (SELECT c.nbytes FROM gpuagent_store.chunk c WHERE c.hash = p.b LIMIT 1), 0)), 0)::bigint
+            (SELECT c.nbytes FROM gpuagent_store.chunk c WHERE c.hash = p.b LIMIT 1),
+            (SELECT d.nbytes FROM gpuagent_store.chunk_delta d WHERE d.hash = p.b LIMIT 1), 0)), 0)::bigint
     FROM pair p WHERE p.a = p.b
 $$;
 COMMENT ON FUNCTION gpuagent_store.tensor_common_bytes(bytea, bytea) IS

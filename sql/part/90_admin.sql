@@ -108,7 +108,7 @@ BEGIN
     FOR t IN
         SELECT c.oid::regclass AS name, c.relkind, CASE
             WHEN c.relkind = 'S' THEN CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END
-            WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'node', 'tensor', 'setup_step'))
+            WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'chunk_delta', 'node', 'tensor', 'setup_step'))
                 THEN 'SELECT'
             WHEN level = 'admin' THEN 'SELECT, INSERT, UPDATE, DELETE'
             -- Whole objects and checkpoints are removed, and checkpoints restored and named, by admin only.
@@ -151,6 +151,9 @@ BEGIN
     ), chunks AS (
         SELECT count(*) AS n, COALESCE(sum(c.nbytes), 0)::bigint AS raw,
             COALESCE(sum(octet_length(c.data)), 0)::bigint AS stored FROM gpuagent_store.chunk c
+    ), deltas AS (
+        SELECT count(*) AS n, COALESCE(sum(d.nbytes), 0)::bigint AS raw,
+            COALESCE(sum(octet_length(d.data)), 0)::bigint AS stored FROM gpuagent_store.chunk_delta d
     ), line (ord, kind, objects, versions, raw, stored, dedup, delta) AS (
         SELECT 1, 'agents', count(*), count(*),
             COALESCE(sum(gpuagent.nbytes(a.state)), 0)::bigint + COALESCE(sum(gpuagent.nbytes(a.memory)), 0)::bigint,
@@ -162,12 +165,13 @@ BEGIN
         UNION ALL SELECT k.ord, k.kind, COALESCE(r.objects, 0), COALESCE(r.versions, 0), COALESCE(r.raw, 0), NULL,
             COALESCE(r.raw - r.distinct_raw, 0), NULL
             FROM (VALUES (3, 'swarms'), (4, 'experts'), (5, 'checkpoints')) k (ord, kind) LEFT JOIN referenced r USING (kind)
-        UNION ALL SELECT 6, 'store', c.n, c.n, c.raw, c.stored,
-            GREATEST((SELECT COALESCE(sum(r.raw), 0) FROM referenced r)::bigint - c.raw, 0), 0 FROM chunks c
+        UNION ALL SELECT 6, 'store', c.n + d.n, c.n + d.n, c.raw + d.raw, c.stored + d.stored,
+            GREATEST((SELECT COALESCE(sum(r.raw), 0) FROM referenced r)::bigint - c.raw - d.raw, 0), d.stored
+            FROM chunks c, deltas d
     )
     SELECT l.kind, l.objects, l.versions, l.raw, l.stored, l.dedup, l.delta, l.stored::float8 / NULLIF(l.raw, 0), pg_size_pretty(l.stored)
     FROM line l ORDER BY l.ord;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.storage_stats() IS
-    'bytes by kind: raw_bytes as referenced, stored_bytes on disk (swarms, experts and checkpoints share the store''s row), dedup_bytes saved by sharing; ratio = stored / raw';
+    'bytes by kind: raw_bytes as referenced, stored_bytes on disk (swarms, experts and checkpoints share the store''s row), dedup_bytes saved by sharing; delta_bytes of the store: part of stored_bytes that holds differences from other chunks; ratio = stored / raw';

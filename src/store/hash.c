@@ -61,26 +61,43 @@ hasher_end(Hasher *h, GaHash *hash)
 }
 
 void
-ga_hash_chunk(const char *data, size_t nbytes, GaHash *hash)
+ga_hash_leaves(const char *data, size_t nbytes, GaHash *leaves)
 {
-	GaHash		leaves[GA_CHUNK_SIZE / GA_LEAF_SIZE];
-	int			nleaves = 0;
-	uint64		length = nbytes;
 	Hasher		h;
 
-	Assert(nbytes <= GA_CHUNK_SIZE);
 	hasher_create(&h);
 	for (size_t offset = 0; offset < nbytes; offset += GA_LEAF_SIZE)
 	{
 		hasher_start(&h, NULL);
 		hasher_add(&h, data + offset, Min(GA_LEAF_SIZE, nbytes - offset));
-		hasher_end(&h, &leaves[nleaves++]);
+		hasher_end(&h, leaves++);
 	}
+	pg_cryptohash_free(h.ctx);
+}
+
+void
+ga_hash_chunk_of_leaves(size_t nbytes, const GaHash *leaves, GaHash *hash)
+{
+	uint64		length = nbytes;
+	Hasher		h;
+
+	Assert(nbytes <= GA_CHUNK_SIZE);
+	hasher_create(&h);
 	hasher_start(&h, "gpuagent/chunk/1");
 	hasher_add(&h, &length, sizeof length);
-	hasher_add(&h, leaves, nleaves * sizeof(GaHash));
+	hasher_add(&h, leaves, (nbytes + GA_LEAF_SIZE - 1) / GA_LEAF_SIZE * sizeof(GaHash));
 	hasher_end(&h, hash);
 	pg_cryptohash_free(h.ctx);
+}
+
+void
+ga_hash_chunk(const char *data, size_t nbytes, GaHash *hash)
+{
+	GaHash		leaves[GA_CHUNK_LEAVES];
+
+	Assert(nbytes <= GA_CHUNK_SIZE);
+	ga_hash_leaves(data, nbytes, leaves);
+	ga_hash_chunk_of_leaves(nbytes, leaves, hash);
 }
 
 void

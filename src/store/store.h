@@ -18,6 +18,7 @@
 #define GA_HASH_LEN 32
 #define GA_LEAF_SIZE (64 * 1024)
 #define GA_CHUNK_SIZE (1024 * 1024)
+#define GA_CHUNK_LEAVES (GA_CHUNK_SIZE / GA_LEAF_SIZE)
 #define GA_NODE_FANOUT 64
 
 typedef struct GaHash
@@ -28,6 +29,10 @@ typedef struct GaHash
 /* ---- hash.c: identities; test vectors are in doc/formats.md ---- */
 
 extern void ga_hash_chunk(const char *data, size_t nbytes, GaHash *hash);
+
+/* SHA-256 of consecutive leaves, and the chunk of so many bytes that has these leaves. */
+extern void ga_hash_leaves(const char *data, size_t nbytes, GaHash *leaves);
+extern void ga_hash_chunk_of_leaves(size_t nbytes, const GaHash *leaves, GaHash *hash);
 extern void ga_hash_node(uint64 nbytes, int nchildren, const GaHash *children, GaHash *hash);
 extern void ga_hash_tensor(int dtype, int ndim, const int64 *dims, const GaHash *root, GaHash *hash);
 
@@ -47,7 +52,7 @@ extern Datum ga_hash_to_datum(const GaHash *hash);
  */
 extern size_t ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash);
 
-/* Raw size of a stored chunk, 0 when it is missing. */
+/* Raw size of a stored chunk, 0 when it is missing. A chunk that is stored as a delta (delta.h) counts, with its base. */
 extern size_t ga_chunk_size(const GaHash *hash);
 
 /*
@@ -146,6 +151,12 @@ extern int	ga_reader_children(GaReader *reader, int level, uint64 i, GaHash *chi
 
 /* Hash of the i-th chunk (0-based). */
 extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);
+
+/*
+ * writer.c: replaces n chunks of the reader's tensor, by number in ascending order, whose new hashes these are, and stores the
+ * nodes above them that are new, and the tensor. Overwrites both arrays.
+ */
+extern void ga_store_replace(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, GaHash *tensor);
 
 /*
  * NULL when every row below the tensor is present and, with `contents`, decodes

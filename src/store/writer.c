@@ -138,40 +138,57 @@ ga_writer_append(const GaHash *base, const int64 *dims)
 	return w;
 }
 
-/*
- * Replaces entries first..last of level 0, whose new hashes these are, and
- * stores the nodes above them that are new. Overwrites hashes; gives the root.
- */
+/* What ga_store_replace does but for the tensor's row; gives the root. */
 static void
-replace_chunks(GaReader *reader, uint64 first, uint64 last, GaHash *hashes, GaHash *root)
+replace_chunks(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, GaHash *root)
 {
 	GaHash		children[GA_NODE_FANOUT];
 	uint64		count = reader->nchunks;
 
 	for (int l = 1; count > 1; l++, count = (count + GA_NODE_FANOUT - 1) / GA_NODE_FANOUT)
 	{
-		uint64		below = first;
-		uint64		below_last = last;
+		uint64		parents = 0;
 
-		first /= GA_NODE_FANOUT;
-		last /= GA_NODE_FANOUT;
-		for (uint64 i = first; i <= last; i++)
+		for (uint64 i = 0; i < n;)
 		{
-			int			n = ga_reader_children(reader, l, i, children);
-			uint64		span = ga_tree_span(reader->nbytes, l, i);
-			GaHash		before;
+			uint64		parent = numbers[i] / GA_NODE_FANOUT;
+			int			nchildren = ga_reader_children(reader, l, parent, children);
+			uint64		span = ga_tree_span(reader->nbytes, l, parent);
+			GaHash		before,
+						after;
 
-			for (int c = 0; c < n; c++)
-				if (i * GA_NODE_FANOUT + c >= below && i * GA_NODE_FANOUT + c <= below_last)
-					children[c] = hashes[i * GA_NODE_FANOUT + c - below];
+			for (; i < n && numbers[i] / GA_NODE_FANOUT == parent; i++)
+				children[numbers[i] % GA_NODE_FANOUT] = hashes[i];
+			ga_hash_node(span, nchildren, children, &after);
+			ga_reader_entry_hash(reader, l, parent, &before);
+			if (memcmp(&after, &before, sizeof before) != 0)
+				ga_node_store(span, nchildren, children, &after);
 			/* In place: the entries that later nodes need lie further on. */
-			ga_hash_node(span, n, children, &hashes[i - first]);
-			ga_reader_entry_hash(reader, l, i, &before);
-			if (memcmp(&hashes[i - first], &before, sizeof before) != 0)
-				ga_node_store(span, n, children, &hashes[i - first]);
+			numbers[parents] = parent;
+			hashes[parents++] = after;
 		}
+		n = parents;
 	}
 	*root = hashes[0];
+}
+
+static void
+store_with_root(const GaReader *reader, const GaHash *root, GaHash *tensor)
+{
+	ga_hash_tensor(reader->dtype, reader->ndim, reader->dims, root, tensor);
+	ga_tensor_row_store(reader->dtype, reader->ndim, reader->dims, reader->nbytes, root, tensor);
+}
+
+void
+ga_store_replace(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, GaHash *tensor)
+{
+	GaHash		root;
+
+	if (n > 0)
+		replace_chunks(reader, numbers, hashes, n, &root);
+	else
+		ga_reader_root(reader, &root);
+	store_with_root(reader, &root, tensor);
 }
 
 void
@@ -191,6 +208,7 @@ ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbyte
 		uint64		first = offset / GA_CHUNK_SIZE;
 		uint64		last = (offset + nbytes - 1) / GA_CHUNK_SIZE;
 		GaHash	   *hashes = palloc_extended(sizeof(GaHash) * (last - first + 1), MCXT_ALLOC_HUGE);
+		uint64	   *numbers = palloc_extended(sizeof(uint64) * (last - first + 1), MCXT_ALLOC_HUGE);
 		char	   *buffer = palloc(GA_CHUNK_SIZE);
 
 		for (uint64 i = first; i <= last; i++)
@@ -206,12 +224,13 @@ ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbyte
 			memcpy(buffer + (from - begin), data + (from - offset), to - from);
 			ga_hash_chunk(buffer, size, hash);
 			ga_chunk_store(buffer, size, ga_dtype_info(reader->dtype)->width, hash);
+			numbers[i - first] = i;
 		}
-		replace_chunks(reader, first, last, hashes, &root);
+		replace_chunks(reader, numbers, hashes, last - first + 1, &root);
+		pfree(numbers);
 		pfree(buffer);
 		pfree(hashes);
 	}
-	ga_hash_tensor(reader->dtype, reader->ndim, reader->dims, &root, tensor);
-	ga_tensor_row_store(reader->dtype, reader->ndim, reader->dims, reader->nbytes, &root, tensor);
+	store_with_root(reader, &root, tensor);
 	ga_reader_close(reader);
 }

@@ -1,0 +1,245 @@
+/*
+ * delta.c
+ *		Chunks stored as what differs from another one (delta.h).
+ *
+ * A row names its base, the leaves that differ as bits of a mask, and holds
+ * those leaves, as they are or XORed with the base's, packed as chunks are. Its
+ * checksum covers the hash of the base, the mask and the leaves as they are in
+ * the content; the checksum of the base's own row covers the rest.
+ */
+#include "base/compat.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "port/pg_crc32c.h"
+#include "store/delta.h"
+#include "store/table.h"
+#include "utils/lsyscache.h"
+
+#define TABLE "chunk_delta"
+
+static GaStatement find_delta = {
+	"SELECT nbytes::pg_catalog.int4, base::pg_catalog.bytea, leaves::pg_catalog.int4 "
+	"FROM gpuagent_store.chunk_delta WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+};
+static GaStatement load_delta = {
+	"SELECT nbytes::pg_catalog.int4, base::pg_catalog.bytea, leaves::pg_catalog.int4, mode::pg_catalog.int2, "
+	"codec::pg_catalog.int2, width::pg_catalog.int2, data::pg_catalog.bytea, crc::pg_catalog.int4 "
+	"FROM gpuagent_store.chunk_delta WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+};
+static GaStatement insert_delta = {
+	"INSERT INTO gpuagent_store.chunk_delta (hash, nbytes, base, leaves, mode, codec, width, crc, data) "
+	"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+	9, {BYTEAOID, INT4OID, BYTEAOID, INT4OID, INT2OID, INT2OID, INT2OID, INT4OID, BYTEAOID}
+};
+
+/* The table came with the second step of setup(), which a database may not have had: then it has no deltas. */
+static bool
+have_table(void)
+{
+	Oid			schema = get_namespace_oid("gpuagent_store", true);
+
+	return OidIsValid(schema) && OidIsValid(get_relname_relid(TABLE, schema));
+}
+
+static size_t
+leaf_bytes(size_t nbytes, int leaf)
+{
+	size_t		begin = (size_t) leaf * GA_LEAF_SIZE;
+
+	return begin >= nbytes ? 0 : Min(GA_LEAF_SIZE, nbytes - begin);
+}
+
+size_t
+ga_delta_bytes(size_t nbytes, uint16 leaves)
+{
+	size_t		total = 0;
+
+	for (int i = 0; i < GA_CHUNK_LEAVES; i++)
+		if (leaves & (1 << i))
+			total += leaf_bytes(nbytes, i);
+	return total;
+}
+
+/* Leaves of a chunk of so many bytes. */
+static uint16
+all_leaves(size_t nbytes)
+{
+	return (uint16) (((uint32) 1 << ((nbytes + GA_LEAF_SIZE - 1) / GA_LEAF_SIZE)) - 1);
+}
+
+static void
+xor_bytes(char *dst, const char *a, const char *restrict b, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		dst[i] = a[i] ^ b[i];
+}
+
+static uint32
+checksum(const GaHash *base, uint16 leaves, const char *data, size_t size)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, base, sizeof(GaHash));
+	COMP_CRC32C(crc, &leaves, sizeof leaves);
+	COMP_CRC32C(crc, data, size);
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+int64
+ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 leaves, const char *data,
+			   const char *base_data, int width, size_t limit)
+{
+	size_t		size = ga_delta_bytes(nbytes, leaves);
+	char	   *difference = NULL;
+	bytea	   *packed;
+	int			codec;
+	int64		stored = -1;
+	GaTableUser owner;
+
+	Assert(leaves != 0 && (leaves & ~all_leaves(nbytes)) == 0);
+	if (!have_table())
+		return -1;
+	owner = ga_table_enter_owner(TABLE);
+	if (ga_chunk_size(hash) == nbytes)
+	{
+		ga_table_leave_owner(owner);
+		return 0;
+	}
+	if (base_data != NULL)
+	{
+		difference = palloc(size);
+		xor_bytes(difference, data, base_data, size);
+	}
+	packed = ga_chunk_pack(difference ? difference : data, size, width, &codec);
+	if (VARSIZE(packed) - VARHDRSZ < limit)
+	{
+		Datum		args[9];
+
+		args[0] = ga_hash_to_datum(hash);
+		args[1] = Int32GetDatum(nbytes);
+		args[2] = ga_hash_to_datum(base);
+		args[3] = Int32GetDatum(leaves);
+		args[4] = Int16GetDatum(difference ? GA_DELTA_XOR : GA_DELTA_REPLACE);
+		args[5] = Int16GetDatum(codec);
+		args[6] = Int16GetDatum(width);
+		args[7] = Int32GetDatum((int32) checksum(base, leaves, data, size));
+		args[8] = PointerGetDatum(packed);
+		stored = VARSIZE(packed) - VARHDRSZ;
+		ga_table_insert(TABLE, NULL, &insert_delta, hash, args);
+		pfree(DatumGetPointer(args[0]));
+		pfree(DatumGetPointer(args[2]));
+	}
+	ga_table_leave_owner(owner);
+	pfree(packed);
+	if (difference)
+		pfree(difference);
+	return stored;
+}
+
+bool
+ga_delta_find(const GaHash *hash, GaHash *base, uint16 *leaves)
+{
+	bool		found;
+
+	if (!have_table())
+		return false;
+	found = ga_table_fetch(&find_delta, hash, true);
+	if (found)
+	{
+		ga_hash_from_datum(ga_table_column(2, "chunk", hash), base);
+		*leaves = DatumGetInt32(ga_table_column(3, "chunk", hash));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
+size_t
+ga_delta_size(const GaHash *hash)
+{
+	size_t		nbytes = 0;
+	GaHash		base;
+
+	if (!have_table())
+		return 0;
+	if (ga_table_fetch(&find_delta, hash, true))
+	{
+		nbytes = DatumGetInt32(ga_table_column(1, "chunk", hash));
+		ga_hash_from_datum(ga_table_column(2, "chunk", hash), &base);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return nbytes > 0 && ga_chunk_row_size(&base, NULL) == nbytes ? nbytes : 0;
+}
+
+bool
+ga_delta_exists(const GaHash *hash, size_t nbytes)
+{
+	GaTableUser before;
+	bool		exists;
+
+	if (!have_table())
+		return false;
+	before = ga_table_enter_owner(TABLE);
+	exists = ga_delta_size(hash) == nbytes;
+	ga_table_leave_owner(before);
+	return exists;
+}
+
+bool
+ga_delta_load(const GaHash *hash, size_t nbytes, char *dst)
+{
+	GaHash		base;
+	int			leaves,
+				mode;
+	uint32		crc;
+	size_t		size,
+				at = 0;
+	char	   *data;
+	const char *problem;
+
+	if (!have_table())
+		return false;
+	if (!ga_table_fetch(&load_delta, hash, false))
+	{
+		SPI_freetuptable(SPI_tuptable);
+		return false;
+	}
+	if (DatumGetInt32(ga_table_column(1, "chunk", hash)) != nbytes)
+		ga_table_damaged("chunk", hash, "It does not have the size that its tensor asks for.");
+	ga_hash_from_datum(ga_table_column(2, "chunk", hash), &base);
+	leaves = DatumGetInt32(ga_table_column(3, "chunk", hash));
+	mode = DatumGetInt16(ga_table_column(4, "chunk", hash));
+	if (leaves <= 0 || (leaves & ~(int) all_leaves(nbytes)) != 0)
+		ga_table_damaged("chunk", hash, "It replaces leaves that it does not have.");
+	if (mode != GA_DELTA_REPLACE && mode != GA_DELTA_XOR)
+		ga_table_damaged("chunk", hash, "Its kind of delta is not known to this version.");
+	size = ga_delta_bytes(nbytes, leaves);
+	data = palloc(size);
+	problem = ga_chunk_unpack(ga_table_column(7, "chunk", hash), DatumGetInt16(ga_table_column(5, "chunk", hash)),
+							  DatumGetInt16(ga_table_column(6, "chunk", hash)), data, size);
+	if (problem != NULL)
+		ga_table_damaged("chunk", hash, problem);
+	crc = (uint32) DatumGetInt32(ga_table_column(8, "chunk", hash));
+	SPI_freetuptable(SPI_tuptable);
+
+	if (!ga_chunk_load_row(&base, nbytes, dst))
+		ga_table_damaged("chunk", hash, psprintf("It is stored as a delta of chunk %s, which is missing.", ga_hash_text(&base)));
+	for (int i = 0; i < GA_CHUNK_LEAVES; i++)
+	{
+		size_t		n = leaves & (1 << i) ? leaf_bytes(nbytes, i) : 0;
+		char	   *place = dst + (size_t) i * GA_LEAF_SIZE;
+
+		if (n == 0)
+			continue;
+		if (mode == GA_DELTA_XOR)
+			xor_bytes(data + at, data + at, place, n);
+		memcpy(place, data + at, n);
+		at += n;
+	}
+	if (checksum(&base, leaves, data, size) != crc)
+		ga_table_damaged("chunk", hash, "Its checksum does not match.");
+	pfree(data);
+	return true;
+}

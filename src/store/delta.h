@@ -1,0 +1,61 @@
+/*
+ * delta.h
+ *		Chunks stored as what differs from another one: rows of the table
+ *		chunk_delta. Its base is a row of chunk, never a delta, and of the same
+ *		size. Deltas never leave the node: the hash is that of the content, so
+ *		whoever reads a chunk does not notice how it is stored.
+ *
+ * A delta needs its base for as long as it is needed itself.
+ */
+#ifndef GA_DELTA_H
+#define GA_DELTA_H
+
+#include "base/compat.h"
+#include "store/store.h"
+
+/* ---- chunk.c ---- */
+
+/* Bytes as a row has them: codec 1 compressed, when that is allowed and gains, else codec 0. */
+extern bytea *ga_chunk_pack(const char *data, size_t nbytes, int width, int *codec);
+
+/* The inverse; NULL, or what is wrong with them. */
+extern const char *ga_chunk_unpack(Datum packed, int codec, int width, char *dst, size_t nbytes);
+
+/* Raw size of a chunk that has a row of its own, 0 when there is none; *stored: bytes that the row takes. */
+extern size_t ga_chunk_row_size(const GaHash *hash, size_t *stored);
+
+/* Decodes the chunk's own row and checks its checksum; false when there is none. */
+extern bool ga_chunk_load_row(const GaHash *hash, size_t nbytes, char *dst);
+
+/* ---- delta.c ---- */
+
+typedef enum GaDeltaMode
+{
+	GA_DELTA_REPLACE = 0,		/* data is the leaves that differ */
+	GA_DELTA_XOR = 1			/* data is those, XORed with the base's */
+} GaDeltaMode;
+
+/* Bytes of the leaves of a mask in a chunk of so many bytes; bit i stands for leaf i. */
+extern size_t ga_delta_bytes(size_t nbytes, uint16 leaves);
+
+/*
+ * Stores a chunk as a delta unless it is there in some form. data: the leaves of the mask, one after the other;
+ * base_data: those of the base, for mode XOR, else NULL. Returns the bytes that the new row holds, 0 when the chunk was
+ * there already, -1 when the row would take `limit` bytes or more and was not stored.
+ */
+extern int64 ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 leaves, const char *data,
+							const char *base_data, int width, size_t limit);
+
+/* What a delta is made of; false when the chunk is not stored as one. */
+extern bool ga_delta_find(const GaHash *hash, GaHash *base, uint16 *leaves);
+
+/* Raw size of a chunk that is stored as a delta and whose base is there, else 0. */
+extern size_t ga_delta_size(const GaHash *hash);
+
+/* For writers, as the owner of the table: true when the chunk is stored as a delta and its base is there. */
+extern bool ga_delta_exists(const GaHash *hash, size_t nbytes);
+
+/* Decodes a chunk that is stored as a delta; false when it is not; ERROR XX001 when it or its base is damaged. */
+extern bool ga_delta_load(const GaHash *hash, size_t nbytes, char *dst);
+
+#endif							/* GA_DELTA_H */
