@@ -91,8 +91,8 @@ typedef struct GaLease
 	TimestampTz expires_at;
 } GaLease;
 
-/* Of the control page, once the region is EXPIRED. Epochs count up from 1. */
-#define GA_EPOCH_EXPIRED 0xFFFFFFFFu
+/* Set in the epoch of the control page once the region is EXPIRED. */
+#define GA_EPOCH_EXPIRED 0x80000000u
 
 /* Fourth field of advisory locks: those of users have 1 and 2. */
 #define GA_LOCKTAG_REGION 0x6761
@@ -123,6 +123,11 @@ extern bool ga_region_get(uint64 id, GaRegion *copy);
  * Of several, the newest version.
  */
 extern bool ga_region_find(const char *object, bool writable, int64 version, const uint8 *content, GaRegion *copy);
+
+/* The same among those on a device, or GA_DEVICE_ANY; those that others can write whatever the mode (cuda_ipc) only when asked for. */
+#define GA_DEVICE_ANY (-2)
+extern bool ga_region_find_on(int device, bool ipc, const char *object, bool writable, int64 version, const uint8 *content,
+							  GaRegion *copy);
 
 /* Calls back under the lock in shared mode, for views and for autosync: do little. */
 extern void ga_regions_each(void (*each) (const GaRegion *region, void *arg), void *arg);
