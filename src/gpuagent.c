@@ -7,6 +7,7 @@
 #include "base/guc.h"
 #include "base/shared.h"
 #include "device/mapping.h"
+#include "device/region.h"
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
@@ -26,5 +27,6 @@ _PG_init(void)
 
 	/* Areas in the order in which they are initialised, then workers. */
 	ga_mapping_register();
+	ga_region_register();
 	ga_shared_install();
 }

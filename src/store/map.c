@@ -60,22 +60,29 @@ report_null(const char *what)
 			 errmsg("%s must not be NULL", what)));
 }
 
-TimestampTz
-ga_map_expiry(FunctionCallInfo fcinfo, int arg)
+/* When a lease ends that begins now. */
+static TimestampTz
+lease_end(const Interval *lease)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz expires;
+	TimestampTz end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+															  IntervalPGetDatum(lease)));
 
-	if (PG_ARGISNULL(arg))
-		report_null("lease");
-	expires = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
-													  PG_GETARG_DATUM(arg)));
-	if (expires <= now || TIMESTAMP_NOT_FINITE(expires))
+	if (end <= now || TIMESTAMP_NOT_FINITE(end))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("lease must be a time to come"),
+				 errmsg("lease must be positive and finite"),
 				 errhint("Take some minutes, and renew the handle with gpuagent.renew_handle().")));
-	return expires;
+	return end;
+}
+
+static const Interval *
+lease_argument(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		report_null("lease");
+	(void) lease_end(PG_GETARG_INTERVAL_P(arg));
+	return PG_GETARG_INTERVAL_P(arg);
 }
 
 void
@@ -95,7 +102,7 @@ ga_map_place(FunctionCallInfo fcinfo, int device_arg, int lease_arg, GaMapPlace 
 				 errdetail("Whoever has such a handle can read and write the memory, whatever its mode, until it is freed."),
 				 errhint("Leave out \"/ipc\", or set gpuagent.allow_ipc_handles.")));
 	place->device = ga_device_choose(name);
-	place->expires_at = ga_map_expiry(fcinfo, lease_arg);
+	place->lease = lease_argument(fcinfo, lease_arg);
 }
 
 /* map_swarm(swarm, mode, version, device, autosync, lease) */
@@ -379,8 +386,9 @@ handle_row(FunctionCallInfo fcinfo, const GaRegion *region, const GaLease *lease
 }
 
 bool
-ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, TimestampTz expires_at, Datum *handle)
+ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const Interval *lease_time, Datum *handle)
 {
+	TimestampTz expires_at = lease_end(lease_time);
 	uint8		token[GA_TOKEN_LEN] = {0};
 	GaLease		lease;
 
@@ -410,7 +418,7 @@ join_region(FunctionCallInfo fcinfo, const MapSwarm *map, const SwarmVersion *fo
 {
 	GaRegion	region;
 
-	if (!find_loaded(map, found, &region) || !ga_map_handle(fcinfo, &region, map->writable, map->place.expires_at, handle))
+	if (!find_loaded(map, found, &region) || !ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
 		return false;
 	if (map->autosync && !region.autosync)
 		ga_region_update(region.id, set_autosync, NULL);
@@ -426,7 +434,7 @@ load_region(FunctionCallInfo fcinfo, const MapSwarm *map, SwarmVersion *found, D
 	if (join_region(fcinfo, map, found, handle))
 		return;
 	load_version(map, found, &region);
-	if (!ga_map_handle(fcinfo, &region, map->writable, map->place.expires_at, handle))
+	if (!ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
 		elog(ERROR, "region " UINT64_FORMAT " was removed while it was mapped", region.id);
 }
 
@@ -438,8 +446,6 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	MapSwarm	map;
 	SwarmVersion found;
 	Datum		handle;
-	MemoryContext caller = CurrentMemoryContext;
-	bool		joined;
 
 	ga_shared_require();
 	ga_setup_check();
@@ -447,9 +453,7 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	read_version(&map, &found);
-	MemoryContextSwitchTo(caller);
-	joined = join_region(fcinfo, &map, &found, &handle);
-	if (!joined)
+	if (!join_region(fcinfo, &map, &found, &handle))
 	{
 		ga_region_exclude(map.object, map.writable);
 		PopActiveSnapshot();
@@ -460,6 +464,7 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 			ga_region_admit(map.object, map.writable);
 	}
 	PopActiveSnapshot();
+	handle = SPI_datumTransfer(handle, false, -1);
 	SPI_finish();
 	PG_RETURN_DATUM(handle);
 }
@@ -469,8 +474,9 @@ PG_FUNCTION_INFO_V1(ga_renew_handle);
 Datum
 ga_renew_handle(PG_FUNCTION_ARGS)
 {
-	TimestampTz expires_at = ga_map_expiry(fcinfo, 1);
+	TimestampTz expires_at = lease_end(lease_argument(fcinfo, 1));
 
+	ga_shared_require();
 	if (PG_ARGISNULL(0))
 		report_null("handle");
 	if (!ga_lease_renew(PG_GETARG_UUID_P(0), expires_at))

@@ -15,14 +15,11 @@ typedef struct GaMapPlace
 	bool		any;			/* the caller does not mind which device */
 	int			device;
 	bool		ipc;
-	TimestampTz expires_at;
+	const Interval *lease;
 } GaMapPlace;
 
 /* 22023, 22004 and 55000 for what cannot be. */
 extern void ga_map_place(FunctionCallInfo fcinfo, int device_arg, int lease_arg, GaMapPlace *place);
-
-/* The argument of type interval as the time when a lease ends that begins now. */
-extern TimestampTz ga_map_expiry(FunctionCallInfo fcinfo, int arg);
 
 /*
  * Makes a region as `wanted` says at the place, fills its memory by the
@@ -32,8 +29,8 @@ extern TimestampTz ga_map_expiry(FunctionCallInfo fcinfo, int arg);
 typedef void (*GaMapFill) (const GaRegion *region, void *arg);
 extern void ga_map_make(GaRegion *wanted, const GaMapPlace *place, GaMapFill fill, void *arg, GaRegion *region);
 
-/* Grants a lease on the region and makes the result of the function at hand; false when the region is gone. */
-extern bool ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, TimestampTz expires_at, Datum *handle);
+/* Grants a lease, which begins now, and makes the result of the function at hand; false when the region is gone. */
+extern bool ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const Interval *lease, Datum *handle);
 
 /* "shm", .. */
 extern const char *ga_map_kind(GaRegionKind kind);
