@@ -6,11 +6,13 @@
 
 #include "base/guc.h"
 #include "base/shared.h"
+#include "base/workers.h"
 #include "device/mapping.h"
 #include "device/region.h"
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
+#include "worker/worker.h"
 
 GA_MODULE_MAGIC;
 
@@ -28,5 +30,7 @@ _PG_init(void)
 	/* Areas in the order in which they are initialised, then workers. */
 	ga_mapping_register();
 	ga_region_register();
+	ga_workers_register();
 	ga_shared_install();
+	ga_launcher_register();
 }

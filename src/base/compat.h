@@ -66,6 +66,13 @@
 #define ga_rel_first_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #endif
 
+/* 16 made one function of the checks of ownership. */
+#if PG_VERSION_NUM >= 160000
+#define ga_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
+#else
+#define ga_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
+#endif
+
 /* 17 gave processes a number of their own, let wait event sets belong to a resource owner, and named wait events. */
 #if PG_VERSION_NUM >= 170000
 #define ga_process_number() ((int) MyProcNumber)

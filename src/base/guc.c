@@ -51,6 +51,8 @@ int			ga_host_cache_size = 64;
 int			ga_sync_interval = 50;
 int			ga_device_timeout = 10000;
 int			ga_max_handles = 256;
+int			ga_launcher_interval = 10;
+int			ga_max_databases = 8;
 bool		ga_allow_ipc_handles = false;
 char	   *ga_shared_memory_dir = NULL;
 char	   *ga_device_program = NULL;
@@ -181,6 +183,19 @@ define_device_settings(GucContext server)
 							 &ga_allow_ipc_handles, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
+static void
+define_worker_settings(GucContext server)
+{
+	DefineCustomIntVariable("gpuagent.max_databases",
+							"Databases that get a maintenance worker.",
+							"0: none. Each takes one of max_worker_processes, as do the launcher and the supervisor.",
+							&ga_max_databases, 8, 0, 1024, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.launcher_interval",
+							"How often the launcher looks for databases.",
+							"Changes that sessions make are noticed at once.",
+							&ga_launcher_interval, 10, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
 void
 ga_guc_init(void)
 {
@@ -208,6 +223,7 @@ ga_guc_init(void)
 							"Checkpoints that prune_checkpoints() keeps when it is called without rules.",
 							NULL, &ga_max_checkpoints, 10, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	define_device_settings(server);
+	define_worker_settings(server);
 	MarkGUCPrefixReserved("gpuagent");
 }
 

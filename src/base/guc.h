@@ -23,6 +23,8 @@ extern int	ga_host_cache_size;		/* gpuagent.host_cache_size, MB */
 extern int	ga_sync_interval;		/* gpuagent.sync_interval, ms */
 extern int	ga_device_timeout;		/* gpuagent.device_timeout, ms */
 extern int	ga_max_handles;			/* gpuagent.max_handles */
+extern int	ga_max_databases;		/* gpuagent.max_databases */
+extern int	ga_launcher_interval;	/* gpuagent.launcher_interval, s */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */
 extern char *ga_device_program;		/* gpuagent.device_program; "$libdir/" stands for the library's directory */

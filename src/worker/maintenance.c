@@ -1,0 +1,365 @@
+/*
+ * maintenance.c
+ *		The maintenance worker of a database: runs the tasks of tasks.c when they
+ *		are due, and sleeps without a snapshot or transaction between them.
+ *
+ * It runs as the bootstrap superuser, but no task does: see GaTask.
+ *
+ * SIGTERM: between tasks it ends after what is to be saved at exit; within a
+ * task the task is broken off. When somebody waits for the database it ends at
+ * once.
+ */
+#include "base/compat.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/guc.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "parser/parse_func.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
+#include "storage/sinval.h"
+#include "tcop/tcopprot.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker/worker.h"
+
+#define LONGEST_DELAY_MS 300000
+
+#define MAX_TASKS 16
+
+typedef struct Schedule
+{
+	TimestampTz due;
+	int			delay;			/* ms after the last failure; 0: none */
+	bool		done;			/* of those that run once */
+} Schedule;
+
+static Schedule schedule[MAX_TASKS];
+
+/* tables_owner's answer, until some relation changes. */
+static bool owner_known = false;
+static bool owner_mixed = false;
+static Oid	owner_found = InvalidOid;
+
+/* Set while the process may be broken off anywhere; a signal in between waits for the end of the loop. */
+static volatile sig_atomic_t breakable = true;
+
+static void
+terminate(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	if (breakable)
+		die(postgres_signal_arg);
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+static void
+forget_owner(Datum arg, Oid relation)
+{
+	owner_known = false;
+}
+
+/* Adds the tables of a schema to what is known of owners. */
+static void
+look_at_owners(Oid schema)
+{
+	Relation	classes;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_class_relnamespace, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(schema));
+	classes = table_open(RelationRelationId, AccessShareLock);
+	scan = systable_beginscan(classes, InvalidOid, false, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_class row = (Form_pg_class) GETSTRUCT(tuple);
+
+		if (row->relkind != RELKIND_RELATION && row->relkind != RELKIND_PARTITIONED_TABLE)
+			continue;
+		owner_mixed |= OidIsValid(owner_found) && owner_found != row->relowner;
+		owner_found = row->relowner;
+	}
+	systable_endscan(scan);
+	table_close(classes, AccessShareLock);
+}
+
+/*
+ * Owner of the extension's tables; InvalidOid when there are none. Several
+ * owners are an error: what the triggers of one do would run with the rights of
+ * another.
+ */
+static Oid
+tables_owner(void)
+{
+	Oid			schema = get_namespace_oid("gpuagent", true);
+	Oid			store = get_namespace_oid("gpuagent_store", true);
+
+	if (!owner_known)
+	{
+		owner_mixed = false;
+		owner_found = InvalidOid;
+		owner_known = true;		/* first, so that a change meanwhile is not lost */
+		if (OidIsValid(schema) && OidIsValid(store))
+		{
+			look_at_owners(schema);
+			look_at_owners(store);
+		}
+	}
+	if (owner_mixed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tables of gpuagent have several owners"),
+				 errdetail("Maintenance runs as the owner of all of them."),
+				 errhint("Give them one owner with ALTER TABLE ... OWNER TO.")));
+	return owner_found;
+}
+
+static bool
+function_exists(const char *name)
+{
+	List	   *parts = list_make2(makeString("gpuagent_store"), makeString(pstrdup(name)));
+
+	return OidIsValid(LookupFuncName(parts, 0, NULL, true));
+}
+
+/* Calls the function as the tables' owner, in the current transaction. */
+static void
+call(const char *query, Oid owner)
+{
+	Oid			user;
+	int			context;
+	int			nest;
+	int			result;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
+	nest = NewGUCNestLevel();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = SPI_execute(query, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
+	PopActiveSnapshot();
+	SPI_finish();
+	AtEOXact_GUC(false, nest);
+	SetUserIdAndSecContext(user, context);
+}
+
+static void
+run_in_transaction(const GaTask *task, const char *query)
+{
+	Oid			owner;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	owner = tables_owner();
+	if (OidIsValid(owner) && function_exists(task->function))
+	{
+		pgstat_report_activity(STATE_RUNNING, query);
+		call(query, owner);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+static void
+set_due(int number, bool failed)
+{
+	const GaTask *task = &ga_tasks[number];
+	Schedule   *s = &schedule[number];
+	int			interval = task->interval();
+
+	s->delay = failed ? Min(Max(s->delay * 2, Max(interval, 1000)), LONGEST_DELAY_MS) : 0;
+	s->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), failed ? s->delay : interval);
+}
+
+/* A failure is logged and costs this task a pause. */
+static void
+run(int number)
+{
+	const GaTask *task = &ga_tasks[number];
+	MemoryContext context = CurrentMemoryContext;
+	char		query[NAMEDATALEN * 3];
+	volatile bool failed = false;
+
+	snprintf(query, sizeof(query), "SELECT gpuagent_store.%s()", task->function);
+	breakable = true;
+	if (!ShutdownRequestPending || task->at_exit)
+	{
+		PG_TRY();
+		{
+			run_in_transaction(task, query);
+		}
+		PG_CATCH();
+		{
+			HOLD_INTERRUPTS();
+			errcontext("maintenance task \"%s\"", task->function);
+			EmitErrorReport();
+			AbortCurrentTransaction();
+			FlushErrorState();
+			RESUME_INTERRUPTS();
+			owner_known = false;
+			failed = true;
+		}
+		PG_END_TRY();
+	}
+	breakable = false;
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(context);
+	set_due(number, failed);
+	schedule[number].done = task->interval() == 0 && !failed;
+}
+
+/* Runs what is due; the time until something is due next. */
+static long
+run_due(void)
+{
+	long		wait = ga_launcher_interval * 1000L;
+
+	for (int i = 0; i < ga_ntasks && !ShutdownRequestPending; i++)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		bool		standby = RecoveryInProgress();
+
+		if (schedule[i].done || (standby && !ga_tasks[i].on_standby))
+			continue;
+		if (ga_tasks[i].wanted && !ga_tasks[i].wanted())
+			continue;
+		if (schedule[i].due <= now)
+			run(i);
+		if (!schedule[i].done)
+			wait = Min(wait, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), schedule[i].due));
+	}
+	return wait;
+}
+
+/* What is saved when the worker ends and nobody waits for it. */
+static void
+run_at_exit(void)
+{
+	ShutdownRequestPending = false;	/* another signal breaks it off */
+	for (int i = 0; i < ga_ntasks && !ShutdownRequestPending && !ga_worker_hurry(); i++)
+		if (ga_tasks[i].at_exit && !RecoveryInProgress())
+			run(i);
+}
+
+/* Ends the process when the extension is gone or was updated beyond this library. */
+static void
+look_again(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	GaFinding	finding;
+
+	breakable = true;
+	StartTransactionCommand();
+	finding = ga_extension_state();
+	CommitTransactionCommand();
+	breakable = false;
+	MemoryContextSwitchTo(context);
+	if (finding == GA_FOUND_EXTENSION)
+		return;
+	ga_worker_leave(finding);
+	proc_exit(0);
+}
+
+/* Nothing that a database or role sets for its sessions makes tasks fail or see other objects. */
+static void
+override_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		if (GetConfigOption(settings[i][0], true, false))
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", "gpuagent maintenance", PGC_USERSET, PGC_S_SESSION);
+}
+
+static void
+prepare(Datum argument)
+{
+	Oid			database;
+
+	Assert(ga_ntasks <= MAX_TASKS);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, terminate);
+	if (!ga_worker_attach(argument, &database))
+		proc_exit(0);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	override_settings();
+	CacheRegisterRelcacheCallback(forget_owner, (Datum) 0);
+	for (int i = 0; i < ga_ntasks; i++)
+		set_due(i, false);
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "gpuagent maintenance", ALLOCSET_DEFAULT_SIZES));
+	pgstat_report_activity(STATE_IDLE, NULL);
+	look_again();
+}
+
+void
+ga_maintenance_main(Datum argument)
+{
+	uint32		wait_event;
+
+	prepare(argument);
+	wait_event = ga_wait_event("GpuAgentMaintenanceMain");
+	while (!ShutdownRequestPending)
+	{
+		long		wait;
+
+		CHECK_FOR_INTERRUPTS();
+		if (catchupInterruptPending)
+			ProcessCatchupInterrupt();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			for (int i = 0; i < ga_ntasks; i++)
+				if (schedule[i].delay == 0 && !schedule[i].done)
+					set_due(i, false);
+		}
+		if (ga_worker_look_again())
+			look_again();
+		wait = run_due();
+		if (ShutdownRequestPending)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, wait_event);
+		ResetLatch(MyLatch);
+	}
+	if (!ga_worker_hurry())
+		run_at_exit();
+	proc_exit(0);
+}

@@ -1,0 +1,44 @@
+/*
+ * worker.h
+ *		Background workers: the launcher, which knows which databases have the
+ *		extension, and one maintenance worker in each of those.
+ */
+#ifndef GA_WORKER_H
+#define GA_WORKER_H
+
+#include "base/compat.h"
+#include "base/workers.h"
+
+/* Registers the launcher and the hooks that notice and give way; only while preloading. */
+extern void ga_launcher_register(void);
+extern void ga_watch_install(void);
+
+/* Entry points of processes. */
+extern PGDLLEXPORT void ga_launcher_main(Datum argument);
+extern PGDLLEXPORT void ga_probe_main(Datum argument);
+extern PGDLLEXPORT void ga_maintenance_main(Datum argument);
+
+/* Whether this database has the extension; in a transaction. */
+extern GaFinding ga_extension_state(void);
+
+/* ---- maintenance tasks ---- */
+
+/*
+ * A task calls a function without arguments in a transaction of its own, as the
+ * owner of the tables and restricted as a REFRESH of a materialized view is:
+ * tables can carry triggers, policies and defaults that users wrote. It is left
+ * out while the function does not exist.
+ */
+typedef struct GaTask
+{
+	const char *function;		/* in schema gpuagent_store */
+	int			(*interval) (void);	/* ms from end to start; 0: once, when the worker has started */
+	bool		on_standby;
+	bool		at_exit;		/* also when the worker is asked to end, unless in a hurry */
+	bool		(*wanted) (void);	/* cheap, without a transaction; NULL: always. See ga_workers_wake */
+} GaTask;
+
+extern const GaTask ga_tasks[];
+extern const int ga_ntasks;
+
+#endif							/* GA_WORKER_H */
