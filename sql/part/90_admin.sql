@@ -9,6 +9,10 @@ CREATE FUNCTION gpuagent_store.setup_findings() RETURNS TABLE (item text, status
     AS 'MODULE_PATHNAME', 'ga_setup_findings' LANGUAGE C STABLE PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION gpuagent_store.setup_findings() IS 'what check_setup() sees of the server process: library, preloading, tree';
 
+CREATE FUNCTION gpuagent_store.worker_findings() RETURNS TABLE (item text, status text, detail text, hint text)
+    AS 'MODULE_PATHNAME', 'ga_worker_findings' LANGUAGE C STABLE PARALLEL SAFE ROWS 1;
+COMMENT ON FUNCTION gpuagent_store.worker_findings() IS 'what check_setup() sees of background workers; no row without preloading';
+
 CREATE FUNCTION gpuagent.check_setup() RETURNS TABLE (item text, status text, detail text, hint text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -16,7 +20,8 @@ DECLARE
     extversion text;
     path text;
 BEGIN
-    RETURN QUERY SELECT f.item, f.status, f.detail, f.hint FROM gpuagent_store.setup_findings() f;
+    RETURN QUERY SELECT f.item, f.status, f.detail, f.hint FROM gpuagent_store.setup_findings() f
+        UNION ALL SELECT w.item, w.status, w.detail, w.hint FROM gpuagent_store.worker_findings() w;
 
     SELECT x.extversion INTO extversion FROM pg_extension x WHERE x.extname = 'gpuagent';
     RETURN QUERY SELECT 'extension'::text,

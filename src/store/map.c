@@ -16,6 +16,7 @@
 #include "base/guc.h"
 #include "base/names.h"
 #include "base/shared.h"
+#include "base/workers.h"
 #include "catalog/pg_type.h"
 #include "device/mapping.h"
 #include "executor/spi.h"
@@ -466,6 +467,8 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	PopActiveSnapshot();
 	handle = SPI_datumTransfer(handle, false, -1);
 	SPI_finish();
+	if (map.autosync)
+		ga_workers_wake(MyDatabaseId);
 	PG_RETURN_DATUM(handle);
 }
 

@@ -5,6 +5,8 @@
 #include "base/compat.h"
 
 #include "base/guc.h"
+#include "device/region.h"
+#include "miscadmin.h"
 #include "worker/worker.h"
 
 #define MINUTE 60000
@@ -21,7 +23,30 @@ five_minutes(void)
 	return 5 * MINUTE;
 }
 
+static int
+sync_interval(void)
+{
+	return ga_sync_interval;
+}
+
+static void
+find_autosync(const GaRegion *region, void *found)
+{
+	if (region->database == MyDatabaseId && region->state == GA_REGION_READY && region->autosync)
+		*(bool *) found = true;
+}
+
+static bool
+has_autosync(void)
+{
+	bool		found = false;
+
+	ga_regions_each(find_autosync, &found);
+	return found;
+}
+
 const GaTask ga_tasks[] = {
+	{.function = "autosync", .interval = sync_interval, .wanted = has_autosync},
 	{.function = "prewarm_cache", .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .interval = five_minutes, .at_exit = true},
 };
