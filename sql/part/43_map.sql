@@ -37,6 +37,16 @@ CREATE FUNCTION gpuagent.unmap_swarm(swarm text) RETURNS bigint
     AS 'MODULE_PATHNAME', 'ga_unmap_swarm' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent.unmap_swarm(text) IS 'ends the own leases on a swarm, of every mode and version; returns their number';
 
+CREATE FUNCTION gpuagent_store.mapped_tensor(handle uuid) RETURNS gpuagent.swarm_tensor
+    AS 'MODULE_PATHNAME', 'ga_mapped_tensor' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.mapped_tensor(uuid) IS
+    'what the memory of an own handle holds at the moment, as a client would read it; 54000 above 256 MiB';
+
+CREATE FUNCTION gpuagent_store.mapped_write(handle uuid, "position" bigint, data bytea) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'ga_mapped_write' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.mapped_write(uuid, bigint, bytea) IS
+    'writes bytes from 0-based position into the memory of an own handle of mode r+, as one step of a client; returns the number of steps so far. Not undone by a rollback';
+
 CREATE FUNCTION gpuagent_store.handles() RETURNS TABLE (handle uuid, object text, version bigint, mode text, device text,
     kind text, size_bytes bigint, owner text, client_pid bigint, epoch bigint, step bigint, autosync boolean,
     last_sync_at timestamptz, last_sync_error text, expires_at timestamptz)

@@ -261,8 +261,7 @@ publish_pending(const Pending *item)
 	region = find_region(item->id);
 	if (region != NULL)
 	{
-		region->private = false;
-		region->loader_pid = 0;
+		region->private_pid = 0;
 	}
 	LWLockRelease(ga_region_lock());
 }
@@ -406,14 +405,13 @@ report_full(const char *what)
 			 errhint("Unmap handles that are not needed, or increase gpuagent.max_handles.")));
 }
 
-uint64
-ga_region_begin(const GaRegion *wanted)
+/* Enters a LOADING region; its id, 0 when all are taken. */
+static uint64
+enter_region(const GaRegion *wanted)
 {
 	GaRegion   *region = NULL;
 	uint64		id = 0;
 
-	ga_shared_require();
-	reserve_pending();
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
 	for (int i = 0; i < registry->nregions && region == NULL; i++)
 		if (registry->regions[i].state == GA_REGION_UNUSED)
@@ -431,7 +429,23 @@ ga_region_begin(const GaRegion *wanted)
 		region->resident_since = region->last_used_at = GetCurrentTimestamp();
 	}
 	LWLockRelease(ga_region_lock());
-	if (region == NULL)
+	return id;
+}
+
+uint64
+ga_region_begin(const GaRegion *wanted)
+{
+	uint64		id;
+
+	ga_shared_require();
+	reserve_pending();
+	id = enter_region(wanted);
+	if (id == 0)
+	{
+		ga_regions_reap(InvalidOid);
+		id = enter_region(wanted);
+	}
+	if (id == 0)
 		report_full("regions");
 	pending[npending++] = (Pending) {.id = id,.subid = GetCurrentSubTransactionId()};
 	return id;
@@ -481,7 +495,7 @@ ga_region_find_on(int device, bool ipc, const char *object, bool writable, int64
 		const GaRegion *region = &registry->regions[i];
 
 		if (region->state == GA_REGION_READY && region->database == MyDatabaseId && region->writable == writable &&
-			(!region->private || region->loader_pid == MyProcPid) &&
+			(region->private_pid == 0 || region->private_pid == MyProcPid) &&
 			(device == GA_DEVICE_ANY || (region->device == device && ipc == (region->kind == GA_KIND_CUDA_IPC))) &&
 			(version < 0 || region->version == version) && strcmp(region->object, object) == 0 &&
 			(content == NULL || memcmp(region->content, content, GA_CONTENT_LEN) == 0) &&
@@ -606,9 +620,8 @@ ga_lease_grant(uint64 id, bool write, TimestampTz expires_at, GaLease *lease)
 		*slot = *lease;
 		region->leases++;
 		region->last_used_at = now;
-		private = region->private;
-		if (!private)
-			region->loader_pid = 0;
+		private = region->private_pid != 0;
+		region->loader_pid = 0;
 	}
 	LWLockRelease(ga_region_lock());
 	if (there && slot == NULL)

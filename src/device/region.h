@@ -57,7 +57,7 @@ typedef struct GaRegion
 	int64		version;		/* of a swarm, as loaded or last synced; 0 for others */
 	uint8		content[GA_CONTENT_LEN];	/* hash of the tensor of that version: numbers of versions come again after a deletion */
 	bool		writable;
-	bool		private;		/* not yet committed; see above */
+	int			private_pid;	/* not committed: the only process that finds it; 0: everybody does */
 	bool		autosync;
 	GaRegionKind kind;
 	int			device;
@@ -68,7 +68,7 @@ typedef struct GaRegion
 	uint64		nbytes;
 	uint64		size_bytes;		/* taken */
 	uint8		ipc_handle[64];
-	int			loader_pid;		/* until the first lease, and of private ones: who; that process gone means nobody will finish it */
+	int			loader_pid;		/* until the first lease: who; that process gone means nobody will finish it */
 	int			leases;
 	TimestampTz resident_since;
 	TimestampTz last_used_at;

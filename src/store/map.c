@@ -17,6 +17,7 @@
 #include "base/names.h"
 #include "base/shared.h"
 #include "base/workers.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "device/mapping.h"
 #include "executor/spi.h"
@@ -26,7 +27,9 @@
 #include "store/map.h"
 #include "store/plan.h"
 #include "tensor/tensor.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -289,7 +292,7 @@ load_version(const MapSwarm *map, SwarmVersion *found, GaRegion *region)
 	GaRegion	wanted = {
 		.version = found->version,
 		.writable = map->writable,
-		.private = found->own,
+		.private_pid = found->own ? MyProcPid : 0,
 		.autosync = map->autosync,
 		.dtype = reader->dtype,
 		.ndim = reader->ndim,
@@ -311,6 +314,8 @@ check_writable(const MapSwarm *map, const SwarmVersion *found, const GaRegion *r
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("swarm \"%s\" was changed since it was mapped for writing", map->name),
+				 region->version == found->version ?
+				 errdetail("Another version " INT64_FORMAT " has taken the place of the one that is mapped.", region->version) :
 				 errdetail("Its mapped version is " INT64_FORMAT ", its newest is " INT64_FORMAT ".",
 						   region->version, found->version),
 				 errhint("Let every client unmap it, with gpuagent.unmap_swarm(), then map it again.")));
@@ -320,6 +325,17 @@ check_writable(const MapSwarm *map, const SwarmVersion *found, const GaRegion *r
 				 errmsg("swarm \"%s\" is mapped for writing on device \"%s\", kind %s", map->name,
 						ga_device_name(region->device), ga_map_kind(region->kind)),
 				 errhint("Leave out the device, or let every client unmap it first.")));
+}
+
+/* Who joins a region needs the rights of who loaded it. */
+static void
+check_rights(void)
+{
+	Oid			chunk = get_relname_relid("chunk", get_namespace_oid("gpuagent_store", false));
+	AclResult	result = pg_class_aclcheck(chunk, GetUserId(), ACL_SELECT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, "chunk");
 }
 
 /* A region that others have loaded; false when there is none. */
@@ -419,6 +435,7 @@ join_region(FunctionCallInfo fcinfo, const MapSwarm *map, const SwarmVersion *fo
 {
 	GaRegion	region;
 
+	check_rights();
 	if (!find_loaded(map, found, &region) || !ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
 		return false;
 	if (map->autosync && !region.autosync)
@@ -472,6 +489,16 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(handle);
 }
 
+void
+ga_map_report_unknown(Datum handle)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("handle \"%s\" does not exist", DatumGetCString(DirectFunctionCall1(uuid_out, handle))),
+			 errdetail("It was never yours, was unmapped, or its lease has run out."),
+			 errhint("Map the object again.")));
+}
+
 /* renew_handle(handle uuid, lease interval) timestamptz */
 PG_FUNCTION_INFO_V1(ga_renew_handle);
 Datum
@@ -483,12 +510,7 @@ ga_renew_handle(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		report_null("handle");
 	if (!ga_lease_renew(PG_GETARG_UUID_P(0), expires_at))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("handle \"%s\" does not exist",
-						DatumGetCString(DirectFunctionCall1(uuid_out, PG_GETARG_DATUM(0)))),
-				 errdetail("It was never yours, was unmapped, or its lease has run out."),
-				 errhint("Map the object again.")));
+		ga_map_report_unknown(PG_GETARG_DATUM(0));
 	PG_RETURN_TIMESTAMPTZ(expires_at);
 }
 

@@ -32,6 +32,9 @@ extern void ga_map_make(GaRegion *wanted, const GaMapPlace *place, GaMapFill fil
 /* Grants a lease, which begins now, and makes the result of the function at hand; false when the region is gone. */
 extern bool ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const Interval *lease, Datum *handle);
 
+/* Throws 42704 for a handle that the caller does not have. */
+extern void ga_map_report_unknown(Datum handle) pg_attribute_noreturn();
+
 /* "shm", .. */
 extern const char *ga_map_kind(GaRegionKind kind);
 

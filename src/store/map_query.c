@@ -271,17 +271,18 @@ finish(FunctionCallInfo fcinfo, Collector *collector, const char *object)
 
 /* ---- map_query ---- */
 
-/* One SELECT that stores nothing; the executor's read-only mode refuses what it may still do. */
+/* One SELECT that changes and locks nothing by itself. */
 static void
 check_query(SPIPlanPtr plan)
 {
 	List	   *sources = plan != NULL ? SPI_plan_get_plan_sources(plan) : NIL;
+	CachedPlanSource *source = list_length(sources) == 1 && SPI_is_cursor_plan(plan) ? linitial(sources) : NULL;
+	Query	   *query = source != NULL && source->commandTag == CMDTAG_SELECT ? linitial_node(Query, source->query_list) : NULL;
 
-	if (list_length(sources) != 1 || !SPI_is_cursor_plan(plan) ||
-		((CachedPlanSource *) linitial(sources))->commandTag != CMDTAG_SELECT)
+	if (query == NULL || query->hasModifyingCTE || query->rowMarks != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("query must be one SELECT")));
+				 errmsg("query must be one SELECT that changes nothing")));
 }
 
 /* map_query(query text, device text, lease interval) handle */
