@@ -456,6 +456,13 @@ load_region(FunctionCallInfo fcinfo, const MapSwarm *map, SwarmVersion *found, D
 		elog(ERROR, "region " UINT64_FORMAT " was removed while it was mapped", region.id);
 }
 
+/* Of what is mapped for writing the newest version is what counts for all, whatever a transaction has seen before. */
+static Snapshot
+take_snapshot(const MapSwarm *map)
+{
+	return map->writable ? GetLatestSnapshot() : GetTransactionSnapshot();
+}
+
 /* map_swarm(swarm text, mode text, version bigint, device text, autosync boolean, lease interval) handle */
 PG_FUNCTION_INFO_V1(ga_map_swarm);
 Datum
@@ -469,13 +476,13 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	ga_setup_check();
 	read_arguments(fcinfo, &map);
 	SPI_connect();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	PushActiveSnapshot(take_snapshot(&map));
 	read_version(&map, &found);
 	if (!join_region(fcinfo, &map, &found, &handle))
 	{
 		ga_region_exclude(map.object, map.writable);
 		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
+		PushActiveSnapshot(take_snapshot(&map));
 		read_version(&map, &found);
 		load_region(fcinfo, &map, &found, &handle);
 		if (!(map.writable && found.own))
