@@ -63,3 +63,43 @@ $(EXTENSION_SCRIPT): $(SQL_PARTS) $(SETUP_STEPS) sql/assemble.sh gpuagent.contro
 	bash sql/assemble.sh > $@.tmp && mv $@.tmp $@
 
 -include $(wildcard src/*/*.d src/*.d)
+
+# gpuagent_device, the process that owns GPUs: built where CUDA's compiler is, left out without a word where it is not
+# (NVCC= leaves it out in any case). It knows nothing of PostgreSQL, so it is built once for all servers.
+NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+ifneq ($(NVCC),)
+DEVICE_BUILD = build/device
+DEVICE_PROGRAM = $(DEVICE_BUILD)/gpuagent_device
+DEVICE_OBJS = $(patsubst %.c,$(DEVICE_BUILD)/%.o,$(notdir $(wildcard cuda/*.c src/math/fingerprint*.c))) \
+	$(patsubst cuda/%.cu,$(DEVICE_BUILD)/%.cu.o,$(wildcard cuda/*.cu))
+DEVICE_FLAGS = -O2 -g -Isrc -Icuda
+CUDA_ARCHITECTURES = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]
+
+all: $(DEVICE_PROGRAM)
+
+$(DEVICE_BUILD):
+	mkdir -p $@
+$(DEVICE_BUILD)/%.o: cuda/%.c | $(DEVICE_BUILD)
+	$(CC) -std=gnu11 -Wall -Wextra $(if $(WERROR),-Werror) $(DEVICE_FLAGS) -MMD -MP -c -o $@ $<
+$(DEVICE_BUILD)/%.o: src/math/%.c | $(DEVICE_BUILD)
+	$(CC) -std=gnu11 -Wall -Wextra $(if $(WERROR),-Werror) $(DEVICE_FLAGS) -ffp-contract=off -MMD -MP -c -o $@ $<
+$(DEVICE_BUILD)/%.cu.o: cuda/%.cu | $(DEVICE_BUILD)
+	$(NVCC) -std=c++17 -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) $(CUDA_ARCHITECTURES) $(DEVICE_FLAGS) \
+		-MMD -MP -c -o $@ $<
+$(DEVICE_PROGRAM): $(DEVICE_OBJS)
+	$(NVCC) -cudart static $(CUDA_ARCHITECTURES) -o $@ $^ -lpthread
+
+install: install-device
+install-device: $(DEVICE_PROGRAM)
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)'
+	$(INSTALL_PROGRAM) $(DEVICE_PROGRAM) '$(DESTDIR)$(pkglibdir)/gpuagent_device'
+uninstall: uninstall-device
+uninstall-device:
+	rm -f '$(DESTDIR)$(pkglibdir)/gpuagent_device'
+clean: clean-device
+clean-device:
+	rm -rf $(DEVICE_BUILD)
+.PHONY: install-device uninstall-device clean-device
+
+-include $(wildcard $(DEVICE_BUILD)/*.d)
+endif

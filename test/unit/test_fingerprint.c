@@ -138,7 +138,7 @@ test_changes(void)
 	good = true;
 	for (int i = 0; i < 500; i++)
 	{
-		size_t		at = next_random() % (LEAF + 32);
+		size_t		at = next_random() % (LEAF + 16);
 
 		key[at] ^= 4;
 		ga_fingerprint(key, data, LEAF, &after);
