@@ -12,6 +12,8 @@
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
+#include "store/cache.h"
+#include "store/cache_fill.h"
 #include "worker/worker.h"
 
 GA_MODULE_MAGIC;
@@ -30,7 +32,9 @@ _PG_init(void)
 	/* Areas in the order in which they are initialised, then workers. */
 	ga_mapping_register();
 	ga_region_register();
+	ga_cache_register();
 	ga_workers_register();
 	ga_shared_install();
+	ga_cache_install();
 	ga_launcher_register();
 }

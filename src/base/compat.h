@@ -84,4 +84,25 @@
 #define ga_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
+/* 16 made one function of the checks of object rights. */
+#if PG_VERSION_NUM >= 160000
+#define ga_namespace_aclcheck(schema, role, mode) object_aclcheck(NamespaceRelationId, (schema), (role), (mode))
+#else
+#define ga_namespace_aclcheck(schema, role, mode) pg_namespace_aclcheck((schema), (role), (mode))
+#endif
+
+/* The number of this process's transaction; 17 moved it. */
+#if PG_VERSION_NUM >= 170000
+#define ga_local_xid() (MyProc->vxid.lxid)
+#else
+#define ga_local_xid() (MyProc->lxid)
+#endif
+
+/* 18 lets an index scan count for EXPLAIN. */
+#if PG_VERSION_NUM >= 180000
+#define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), (nkeys), 0)
+#endif
+
 #endif							/* GA_COMPAT_H */

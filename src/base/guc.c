@@ -48,6 +48,7 @@ int			ga_max_checkpoints = 10;
 int			ga_compression_level = 1;
 int			ga_devices = GA_DEVICES_AUTO;
 int			ga_host_cache_size = 64;
+int			ga_cache_max_age = 1 << 30;
 int			ga_sync_interval = 50;
 int			ga_device_timeout = 10000;
 int			ga_max_handles = 256;
@@ -159,6 +160,10 @@ define_device_settings(GucContext server)
 							"Shared memory for cached agents and for transfers.",
 							"A quarter, at least 16MB, is for transfers.",
 							&ga_host_cache_size, 64, 32, MAX_KILOBYTES / 1024, server, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.cache_max_age",
+							"Transactions after which a cached agent is read from its table again.",
+							"A safeguard against transaction ids that come round; a lower value is of use to tests only.",
+							&ga_cache_max_age, 1 << 30, 1, 1 << 30, PGC_SIGHUP, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	DefineCustomStringVariable("gpuagent.shared_memory_dir",
 							   "Directory of shared mappings and of the device's socket.",
 							   NULL, &ga_shared_memory_dir, "/dev/shm", server, GUC_SUPERUSER_ONLY,

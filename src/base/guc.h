@@ -20,6 +20,7 @@ typedef enum GaDevices
 
 extern int	ga_devices;				/* gpuagent.device, a GaDevices */
 extern int	ga_host_cache_size;		/* gpuagent.host_cache_size, MB */
+extern int	ga_cache_max_age;		/* gpuagent.cache_max_age, transactions */
 extern int	ga_sync_interval;		/* gpuagent.sync_interval, ms */
 extern int	ga_device_timeout;		/* gpuagent.device_timeout, ms */
 extern int	ga_max_handles;			/* gpuagent.max_handles */

@@ -1,0 +1,813 @@
+/*
+ * cache_table.c
+ *		The shared memory of the agent cache: rings of rows, and a hash directory
+ *		that is read without locks.
+ *
+ * A partition has a ring of units of 64 bytes. New rows go to its head; room is
+ * made at its tail. A row that is reached there and was used since (heat), and is
+ * the newest of its agent, moves to the head: a clock whose hand moves the rows
+ * instead of itself. So rows of any size lie in one piece and nothing fragments.
+ *
+ * A bucket of the directory is the head of a chain of rows and a sequence number,
+ * odd while a writer changes the chain. Every removal and every move of a row
+ * changes its bucket's sequence before the memory is used again. Readers take the
+ * number, follow the chain, copy, and look whether the number is still the same;
+ * until then they believe nothing but that pointers lead into the ring. Writers
+ * hold the partition's lock exclusively and never throw while they do.
+ */
+#include "base/compat.h"
+
+#include "access/transam.h"
+#include "base/guc.h"
+#include "base/shared.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "port/pg_bitutils.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/s_lock.h"
+#include "store/cache.h"
+#include "utils/timestamp.h"
+
+#define UNIT 64
+#define MAX_PARTITIONS 16
+#define PARTITION_BYTES ((uint64) 64 * 1024 * 1024)	/* smaller caches are not divided */
+#define LARGEST_SHARE 4			/* a row takes at most this part of its partition */
+#define MOVE_LIMIT 4096			/* units that are moved to make room for one row */
+#define MAX_CHAIN 64			/* entries that a reader looks at */
+#define MAX_RETRIES 1000
+#define MAX_HEAT 3
+
+/* Behind each ring: what a reader may touch when the entry it looks at is being overwritten. */
+#define GUARD 1024
+
+typedef struct Entry
+{
+	uint64		hash;
+	uint64		filled;			/* next full transaction id when it was filled */
+	Oid			database;
+	TransactionId incarnation;
+	Oid			tablespace;
+	Oid			file;
+	TransactionId xmin;
+	ItemPointerData tid;
+	uint8		id_len;
+	uint8		id;				/* offset of the id in the row; 0: not in use */
+	uint32		next;			/* in the chain: position + 1 */
+	uint32		units;			/* with this header */
+	uint32		bytes;
+	uint32		state;
+	uint32		state_bytes;
+} Entry;						/* the row follows */
+
+StaticAssertDecl(sizeof(Entry) == UNIT, "the header of an entry fills a unit");
+
+typedef struct GaCacheBucket
+{
+	pg_atomic_uint32 sequence;
+	uint32		head;			/* position + 1 of the first entry */
+	uint8		heat;			/* uses since the hand passed; readers write it without a lock */
+	uint8		pad[7];
+} Bucket;
+
+typedef struct Partition
+{
+	char	   *ring;
+	Bucket	   *buckets;
+	uint32		mask;			/* buckets - 1 */
+	uint32		units;
+	uint32		head;			/* where the next row goes */
+	uint32		tail;			/* the oldest row */
+	uint32		filled;			/* units from tail to head */
+	uint64		used;			/* units of rows in use */
+	uint64		agents;
+	uint64		versions;
+	uint64		evictions;
+	char		pad[32];
+} Partition;
+
+/* One per process number, written by that process only. */
+typedef struct Counter
+{
+	uint64		hits;
+	uint64		misses;
+	char		pad[48];
+} Counter;
+
+typedef struct Cache
+{
+	int			npartitions;
+	uint64		budget;
+	GaCacheStats base;			/* counters at the last reset */
+	Partition	partitions[MAX_PARTITIONS];
+} Cache;
+
+/* Lock i is that of partition i, the last one that of `base`. */
+#define BASE_LOCK MAX_PARTITIONS
+
+static Cache *cache = NULL;
+static LWLockPadded *locks = NULL;
+
+/* ---- memory ---- */
+
+/* Bytes of rows that the settings ask for: what transfers leave of host_cache_size. */
+static uint64
+wanted_bytes(void)
+{
+	return (uint64) (ga_host_cache_size - Max(16, ga_host_cache_size / 4)) * 1024 * 1024;
+}
+
+static uint64
+bucket_count(uint64 bytes)
+{
+	return pg_prevpower2_64(Max(bytes / 512, MAX_PARTITIONS));
+}
+
+static Counter *
+counters(void)
+{
+	return (Counter *) ((char *) cache + CACHELINEALIGN(sizeof(Cache)));
+}
+
+static Size
+directory_size(void)
+{
+	Size		size = CACHELINEALIGN(sizeof(Cache));
+
+	size = add_size(size, mul_size(sizeof(Counter), ga_process_slots()));
+	return CACHELINEALIGN(add_size(size, mul_size(sizeof(Bucket), bucket_count(wanted_bytes()))));
+}
+
+static Size
+area_size(void)
+{
+	return add_size(directory_size(), wanted_bytes());
+}
+
+static int
+area_locks(void)
+{
+	return MAX_PARTITIONS + 1;
+}
+
+/* The memory of the rings. */
+static char *
+ring_memory(uint64 *bytes)
+{
+	*bytes = wanted_bytes();
+	return (char *) cache + directory_size();
+}
+
+static void
+area_init(void *area)
+{
+	uint64		bytes;
+	char	   *memory;
+	Bucket	   *buckets;
+	uint64		nbuckets;
+
+	cache = area;
+	memory = ring_memory(&bytes);
+	buckets = (Bucket *) (counters() + ga_process_slots());
+	nbuckets = bucket_count(wanted_bytes());
+
+	cache->npartitions = (int) pg_prevpower2_64(Max(Min(bytes / PARTITION_BYTES, MAX_PARTITIONS), 1));
+	for (int i = 0; i < cache->npartitions; i++)
+	{
+		Partition  *p = &cache->partitions[i];
+		uint64		share = bytes / cache->npartitions;
+
+		p->ring = memory + share * i;
+		p->units = (uint32) Min((share - GUARD) / UNIT, PG_UINT32_MAX - 1);
+		p->buckets = buckets + nbuckets / cache->npartitions * i;
+		p->mask = (uint32) Min(nbuckets / cache->npartitions, (uint64) 1 << 31) - 1;
+		cache->budget += (uint64) p->units * UNIT;
+	}
+	for (uint64 i = 0; i < nbuckets; i++)
+		pg_atomic_init_u32(&buckets[i].sequence, 0);
+	cache->base.reset_at = GetCurrentTimestamp();
+}
+
+void
+ga_cache_register(void)
+{
+	static const GaSharedArea area = {"gpuagent cache", area_size, area_locks, area_init, (void **) &cache, &locks};
+
+	ga_shared_register(&area);
+}
+
+bool
+ga_cache_ready(void)
+{
+	return cache != NULL;
+}
+
+uint64
+ga_cache_room(uint64 row_bytes)
+{
+	uint64		units = (sizeof(Entry) + row_bytes + UNIT - 1) / UNIT;
+
+	return units <= cache->partitions[0].units / LARGEST_SHARE ? units * UNIT : 0;
+}
+
+/* ---- the directory ---- */
+
+uint64
+ga_cache_hash(Oid database, TransactionId incarnation, const char *id, int id_len)
+{
+	return hash_bytes_extended((const unsigned char *) id, id_len, (uint64) database << 32 | incarnation);
+}
+
+static inline Partition *
+partition_of(uint64 hash)
+{
+	return &cache->partitions[(hash >> 58) & (cache->npartitions - 1)];
+}
+
+static inline LWLock *
+lock_of(const Partition *p)
+{
+	return &locks[p - cache->partitions].lock;
+}
+
+static inline Bucket *
+bucket_of(const Partition *p, uint64 hash)
+{
+	return &p->buckets[hash & p->mask];
+}
+
+static inline Entry *
+entry_at(const Partition *p, uint32 position)
+{
+	return (Entry *) (p->ring + (uint64) position * UNIT);
+}
+
+#define ROW(entry) ((char *) (entry) + sizeof(Entry))
+
+static inline bool
+same_agent(const Entry *entry, const GaCacheKey *key)
+{
+	return entry->hash == key->hash && entry->database == key->database && entry->incarnation == key->incarnation &&
+		entry->id != 0 && entry->id_len == key->id_len && memcmp(ROW(entry) + entry->id, key->id, key->id_len) == 0;
+}
+
+static inline bool
+same_file(const Entry *entry, const GaCacheKey *key)
+{
+	return entry->file == key->file && entry->tablespace == key->tablespace;
+}
+
+/* Transaction ids come round: a row is forgotten long before its xmin can name another transaction. */
+static inline bool
+is_expired(const Entry *entry, uint64 now)
+{
+	return (int64) (now - entry->filled) >= ga_cache_max_age;
+}
+
+int
+ga_cache_find(const GaCacheKey *key, uint64 now, GaCacheVersion versions[GA_CACHE_VERSIONS])
+{
+	const Partition *p = partition_of(key->hash);
+	Bucket	   *bucket = bucket_of(p, key->hash);
+
+	for (int attempt = 0; attempt < MAX_RETRIES; attempt++)
+	{
+		uint32		sequence = pg_atomic_read_u32(&bucket->sequence);
+		uint32		next;
+		int			n = 0;
+
+		if (sequence & 1)
+		{
+			SPIN_DELAY();
+			continue;
+		}
+		pg_read_barrier();
+		next = *(volatile uint32 *) &bucket->head;
+		for (int i = 0; i < MAX_CHAIN && next != 0 && next <= p->units && n < GA_CACHE_VERSIONS; i++)
+		{
+			const Entry *entry = entry_at(p, next - 1);
+
+			if (same_agent(entry, key) && same_file(entry, key) && !is_expired(entry, now))
+			{
+				GaCacheVersion *version = &versions[n++];
+
+				version->bucket = bucket;
+				version->sequence = sequence;
+				version->xmin = entry->xmin;
+				version->tid = entry->tid;
+				version->row = ROW(entry);
+				version->bytes = entry->bytes;
+				version->state = entry->state;
+				version->state_bytes = entry->state_bytes;
+			}
+			next = *(const volatile uint32 *) &entry->next;
+		}
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&bucket->sequence) == sequence)
+			return n;
+	}
+	return 0;
+}
+
+bool
+ga_cache_read(const GaCacheVersion *version, uint32 offset, uint32 bytes, char *dst)
+{
+	Bucket	   *bucket = version->bucket;
+
+	memcpy(dst, version->row + offset, bytes);
+	pg_read_barrier();
+	if (pg_atomic_read_u32(&bucket->sequence) != version->sequence)
+		return false;
+	if (bucket->heat < MAX_HEAT)
+		bucket->heat++;
+	return true;
+}
+
+/* ---- changes, under the partition's lock ---- */
+
+static inline void
+change_begins(Bucket *bucket)
+{
+	pg_atomic_write_u32(&bucket->sequence, pg_atomic_read_u32(&bucket->sequence) + 1);
+	pg_write_barrier();
+}
+
+static inline void
+change_ends(Bucket *bucket)
+{
+	pg_write_barrier();
+	pg_atomic_write_u32(&bucket->sequence, pg_atomic_read_u32(&bucket->sequence) + 1);
+	pg_write_barrier();
+}
+
+/* True when the chain has an entry of the same agent; before: only in front of `entry`. */
+static bool
+has_other(const Partition *p, const Bucket *bucket, const Entry *entry, bool before)
+{
+	GaCacheKey	key = {entry->hash, entry->database, entry->incarnation, 0, 0, ROW(entry) + entry->id, entry->id_len};
+
+	for (uint32 next = bucket->head; next != 0;)
+	{
+		const Entry *other = entry_at(p, next - 1);
+
+		if (other == entry)
+		{
+			if (before)
+				return false;
+		}
+		else if (same_agent(other, &key))
+			return true;
+		next = other->next;
+	}
+	return false;
+}
+
+/* Takes the entry that *link leads to out of its chain; its memory stays in the ring until the tail gets there. */
+static void
+remove_entry(Partition *p, Bucket *bucket, uint32 *link)
+{
+	Entry	   *entry = entry_at(p, *link - 1);
+
+	if (!has_other(p, bucket, entry, false))
+		p->agents--;
+	p->versions--;
+	p->used -= entry->units;
+	change_begins(bucket);
+	*link = entry->next;
+	change_ends(bucket);
+	entry->id = 0;
+}
+
+/* What leads to the entry at a position. */
+static uint32 *
+link_to(Partition *p, Bucket *bucket, uint32 position)
+{
+	uint32	   *link = &bucket->head;
+
+	while (*link != position + 1)
+		link = &entry_at(p, *link - 1)->next;
+	return link;
+}
+
+/* Takes n units at the head, which are known to be free; gives their position. */
+static uint32
+place(Partition *p, uint32 n)
+{
+	uint32		position;
+
+	if (n > p->units - p->head)
+	{
+		Entry	   *rest = entry_at(p, p->head);
+
+		rest->id = 0;
+		rest->units = p->units - p->head;
+		p->filled += rest->units;
+		p->head = 0;
+	}
+	position = p->head;
+	p->filled += n;
+	p->head = position + n == p->units ? 0 : position + n;
+	return position;
+}
+
+static bool
+fits(const Partition *p, uint32 n)
+{
+	uint32		free = p->units - p->filled;
+	uint32		rest = p->units - p->head;
+
+	return n <= rest ? n <= free : (uint64) rest + n <= free;
+}
+
+/* Moves the entry that was just dropped from the tail to the head. Its own place is free, so there is room. */
+static void
+move_entry(Partition *p, Bucket *bucket, uint32 from)
+{
+	uint32	   *link = link_to(p, bucket, from);
+	uint32		units = entry_at(p, from)->units;
+	uint32		to;
+
+	change_begins(bucket);
+	to = place(p, units);
+	memmove(entry_at(p, to), entry_at(p, from), (uint64) units * UNIT);
+	*link = to + 1;
+	change_ends(bucket);
+}
+
+/* Frees the units at the tail, or moves their row to the head; false when they hold a row that must stay. */
+static bool
+free_tail(Partition *p, bool evict, uint32 *moved)
+{
+	uint32		position = p->tail;
+	Entry	   *entry = entry_at(p, position);
+	uint32		units = entry->units;
+	Bucket	   *bucket = bucket_of(p, entry->hash);
+	bool		live = entry->id != 0;
+	bool		keep = live && bucket->heat > 0 && *moved + units <= MOVE_LIMIT && !has_other(p, bucket, entry, true);
+
+	if (live && !evict)
+		return false;
+	if (live && !keep)
+	{
+		remove_entry(p, bucket, link_to(p, bucket, position));
+		p->evictions++;
+	}
+	p->filled -= units;
+	p->tail = position + units == p->units ? 0 : position + units;
+	if (keep)
+	{
+		bucket->heat--;
+		*moved += units;
+		move_entry(p, bucket, position);
+	}
+	return true;
+}
+
+/* Position of n free units, taken; false when that needs evictions and they are not wanted. */
+static bool
+allocate(Partition *p, uint32 n, bool evict, uint32 *position)
+{
+	uint32		moved = 0;
+
+	if (p->filled == 0)
+		p->head = p->tail = 0;
+	while (!fits(p, n))
+		if (!free_tail(p, evict, &moved))
+			return false;
+	*position = place(p, n);
+	return true;
+}
+
+static bool
+is_dead(const Entry *entry, const GaCacheVersion *dead, int ndead)
+{
+	for (int i = 0; i < ndead; i++)
+		if (dead[i].xmin == entry->xmin && ItemPointerEquals(unconstify(ItemPointerData *, &dead[i].tid), unconstify(ItemPointerData *, &entry->tid)))
+			return true;
+	return false;
+}
+
+/* Removes what is useless of an agent; true when the row is there already. *n gets how many versions are left. */
+static bool
+tidy_agent(Partition *p, Bucket *bucket, const GaCacheKey *key, const GaCacheRow *row,
+		   const GaCacheVersion *dead, int ndead, int *n)
+{
+	uint32	   *link = &bucket->head;
+
+	*n = 0;
+	while (*link != 0)
+	{
+		Entry	   *entry = entry_at(p, *link - 1);
+
+		if (same_agent(entry, key))
+		{
+			if (!same_file(entry, key) || is_expired(entry, row->now) || is_dead(entry, dead, ndead))
+			{
+				remove_entry(p, bucket, link);
+				continue;
+			}
+			if (entry->xmin == row->xmin && ItemPointerEquals(&entry->tid, unconstify(ItemPointerData *, &row->tid)))
+				return true;
+			++*n;
+		}
+		link = &entry->next;
+	}
+	return false;
+}
+
+/* What leads to the last version of an agent, or (after) what follows it; NULL when it has none. */
+static uint32 *
+last_version(Partition *p, Bucket *bucket, const GaCacheKey *key, bool after)
+{
+	uint32	   *found = NULL;
+
+	for (uint32 *link = &bucket->head; *link != 0; link = &entry_at(p, *link - 1)->next)
+		if (same_agent(entry_at(p, *link - 1), key))
+			found = after ? &entry_at(p, *link - 1)->next : link;
+	return found;
+}
+
+static void
+write_entry(Entry *entry, const GaCacheKey *key, const GaCacheRow *row, uint32 units)
+{
+	entry->hash = key->hash;
+	entry->filled = row->now;
+	entry->database = key->database;
+	entry->incarnation = key->incarnation;
+	entry->tablespace = key->tablespace;
+	entry->file = key->file;
+	entry->xmin = row->xmin;
+	entry->tid = row->tid;
+	entry->id_len = key->id_len;
+	entry->id = row->id;
+	entry->units = units;
+	entry->bytes = row->bytes;
+	entry->state = row->state;
+	entry->state_bytes = row->state_bytes;
+	memcpy(ROW(entry), row->row, row->bytes);
+}
+
+static GaCacheOutcome
+insert_locked(Partition *p, const GaCacheKey *key, const GaCacheRow *row, const GaCacheVersion *dead, int ndead, int flags)
+{
+	Bucket	   *bucket = bucket_of(p, key->hash);
+	uint32		units = ga_cache_room(row->bytes) / UNIT;
+	uint32		position;
+	uint32	   *link;
+	int			n;
+
+	if (tidy_agent(p, bucket, key, row, dead, ndead, &n))
+		return GA_CACHE_PRESENT;
+	if (n >= GA_CACHE_VERSIONS && row->superseded)
+		return GA_CACHE_REFUSED;
+	if (!allocate(p, units, (flags & GA_CACHE_NO_EVICT) == 0, &position))
+		return GA_CACHE_REFUSED;
+
+	/* Making room may have evicted or moved versions of this agent. */
+	if (n >= GA_CACHE_VERSIONS)
+	{
+		int			left = 0;
+
+		for (uint32 next = bucket->head; next != 0; next = entry_at(p, next - 1)->next)
+			left += same_agent(entry_at(p, next - 1), key);
+		if (left >= GA_CACHE_VERSIONS)
+			remove_entry(p, bucket, last_version(p, bucket, key, false));
+	}
+	link = last_version(p, bucket, key, true);
+	if (link == NULL)
+		p->agents++;
+	if (link == NULL || !row->superseded)
+		link = &bucket->head;
+	p->versions++;
+	p->used += units;
+	write_entry(entry_at(p, position), key, row, units);
+	entry_at(p, position)->next = *link;
+	change_begins(bucket);
+	*link = position + 1;
+	change_ends(bucket);
+	return GA_CACHE_STORED;
+}
+
+GaCacheOutcome
+ga_cache_insert(const GaCacheKey *key, const GaCacheRow *row, const GaCacheVersion *dead, int ndead, int flags)
+{
+	Partition  *p = partition_of(key->hash);
+	GaCacheOutcome outcome;
+
+	if (ga_cache_room(row->bytes) == 0)
+		return GA_CACHE_REFUSED;
+	if (flags & GA_CACHE_WAIT)
+		LWLockAcquire(lock_of(p), LW_EXCLUSIVE);
+	else if (!LWLockConditionalAcquire(lock_of(p), LW_EXCLUSIVE))
+		return GA_CACHE_REFUSED;
+	outcome = insert_locked(p, key, row, dead, ndead, flags);
+	LWLockRelease(lock_of(p));
+	return outcome;
+}
+
+bool
+ga_cache_remove(const GaCacheKey *key)
+{
+	Partition  *p = partition_of(key->hash);
+	Bucket	   *bucket = bucket_of(p, key->hash);
+	uint32	   *link;
+	bool		found = false;
+
+	LWLockAcquire(lock_of(p), LW_EXCLUSIVE);
+	while ((link = last_version(p, bucket, key, false)) != NULL)
+	{
+		remove_entry(p, bucket, link);
+		found = true;
+	}
+	LWLockRelease(lock_of(p));
+	return found;
+}
+
+/* The position after a block of the ring. */
+static inline uint32
+after(const Partition *p, uint32 position)
+{
+	uint32		next = position + entry_at(p, position)->units;
+
+	return next == p->units ? 0 : next;
+}
+
+uint64
+ga_cache_remove_database(Oid database)
+{
+	uint64		agents = 0;
+
+	for (int i = 0; i < cache->npartitions; i++)
+	{
+		Partition  *p = &cache->partitions[i];
+		uint32		passed = 0;
+
+		CHECK_FOR_INTERRUPTS();
+		LWLockAcquire(lock_of(p), LW_EXCLUSIVE);
+		agents += p->agents;
+		for (uint32 position = p->tail; passed < p->filled; position = after(p, position))
+		{
+			Entry	   *entry = entry_at(p, position);
+			Bucket	   *bucket = bucket_of(p, entry->hash);
+
+			if (entry->id != 0 && entry->database == database)
+				remove_entry(p, bucket, link_to(p, bucket, position));
+			passed += entry->units;
+		}
+		agents -= p->agents;
+		LWLockRelease(lock_of(p));
+	}
+	return agents;
+}
+
+/* ---- statistics ---- */
+
+void
+ga_cache_count(bool hit)
+{
+	Counter    *counter;
+
+	if (cache == NULL)
+		return;
+	counter = &counters()[ga_process_number()];
+	if (hit)
+		counter->hits++;
+	else
+		counter->misses++;
+}
+
+/* Sums since the server was started. */
+static void
+sum_counters(GaCacheStats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	for (int i = 0; i < ga_process_slots(); i++)
+	{
+		stats->hits += *(volatile uint64 *) &counters()[i].hits;
+		stats->misses += *(volatile uint64 *) &counters()[i].misses;
+	}
+	for (int i = 0; i < cache->npartitions; i++)
+	{
+		Partition  *p = &cache->partitions[i];
+
+		LWLockAcquire(lock_of(p), LW_SHARED);
+		stats->agents += p->agents;
+		stats->versions += p->versions;
+		stats->evictions += p->evictions;
+		stats->used += p->used * UNIT;
+		LWLockRelease(lock_of(p));
+	}
+	stats->budget = cache->budget;
+}
+
+void
+ga_cache_stats(GaCacheStats *stats)
+{
+	LWLockAcquire(&locks[BASE_LOCK].lock, LW_SHARED);
+	sum_counters(stats);
+	stats->hits -= cache->base.hits;
+	stats->misses -= cache->base.misses;
+	stats->evictions -= cache->base.evictions;
+	stats->reset_at = cache->base.reset_at;
+	LWLockRelease(&locks[BASE_LOCK].lock);
+}
+
+void
+ga_cache_reset_stats(void)
+{
+	GaCacheStats stats;
+
+	if (cache == NULL)
+		return;
+	LWLockAcquire(&locks[BASE_LOCK].lock, LW_EXCLUSIVE);
+	sum_counters(&stats);
+	stats.reset_at = GetCurrentTimestamp();
+	cache->base = stats;
+	LWLockRelease(&locks[BASE_LOCK].lock);
+}
+
+/* ---- ids, for pre-warming ---- */
+
+typedef struct Hot
+{
+	uint32		at;				/* in the ids */
+	uint32		order;			/* in the rings: later is newer */
+	uint8		heat;
+} Hot;
+
+static int
+compare_hot(const void *a, const void *b)
+{
+	const Hot  *x = a;
+	const Hot  *y = b;
+
+	if (x->heat != y->heat)
+		return x->heat > y->heat ? -1 : 1;
+	return x->order > y->order ? -1 : x->order < y->order;
+}
+
+/* Appends the ids of a partition to *ids, as far as there is room. */
+static void
+collect_ids(Partition *p, Oid database, TransactionId incarnation, char *ids, uint64 room, uint64 *nbytes,
+			Hot *hot, uint64 most, uint64 *count)
+{
+	uint32		passed = 0;
+
+	for (uint32 position = p->tail; passed < p->filled; position = after(p, position))
+	{
+		const Entry *entry = entry_at(p, position);
+		const Bucket *bucket = bucket_of(p, entry->hash);
+
+		passed += entry->units;
+		if (entry->id == 0 || entry->database != database || entry->incarnation != incarnation ||
+			has_other(p, bucket, entry, true))
+			continue;
+		if (*count == most || *nbytes + 1 + entry->id_len > room)
+			return;
+		hot[*count].at = (uint32) *nbytes;
+		hot[*count].order = (uint32) *count;
+		hot[*count].heat = bucket->heat;
+		++*count;
+		ids[(*nbytes)++] = (char) entry->id_len;
+		memcpy(ids + *nbytes, ROW(entry) + entry->id, entry->id_len);
+		*nbytes += entry->id_len;
+	}
+}
+
+char *
+ga_cache_ids(Oid database, TransactionId incarnation, uint64 *nbytes, uint64 *count)
+{
+	GaCacheStats stats;
+	uint64		most;
+	uint64		room;
+	char	   *ids;
+	char	   *sorted;
+	Hot		   *hot;
+
+	ga_cache_stats(&stats);
+	most = stats.agents + 1024;
+	room = Min(most * 256, (uint64) 1 << 31);
+	ids = palloc_extended(room, MCXT_ALLOC_HUGE);
+	hot = palloc_extended(most * sizeof(Hot), MCXT_ALLOC_HUGE);
+	*nbytes = *count = 0;
+	for (int i = 0; i < cache->npartitions; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		LWLockAcquire(&locks[i].lock, LW_SHARED);
+		collect_ids(&cache->partitions[i], database, incarnation, ids, room, nbytes, hot, most, count);
+		LWLockRelease(&locks[i].lock);
+	}
+	qsort(hot, *count, sizeof(Hot), compare_hot);
+	sorted = palloc_extended(Max(*nbytes, 1), MCXT_ALLOC_HUGE);
+	for (uint64 i = 0, at = 0; i < *count; i++)
+	{
+		const char *id = ids + hot[i].at;
+
+		memcpy(sorted + at, id, 1 + (uint8) *id);
+		at += 1 + (uint8) *id;
+	}
+	pfree(ids);
+	pfree(hot);
+	return sorted;
+}
