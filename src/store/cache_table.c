@@ -27,11 +27,10 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/s_lock.h"
-#include "store/cache.h"
+#include "device/mapping.h"
+#include "store/cache_shared.h"
 #include "utils/timestamp.h"
 
-#define UNIT 64
-#define MAX_PARTITIONS 16
 #define PARTITION_BYTES ((uint64) 64 * 1024 * 1024)	/* smaller caches are not divided */
 #define LARGEST_SHARE 4			/* a row takes at most this part of its partition */
 #define MOVE_LIMIT 4096			/* units that are moved to make room for one row */
@@ -42,81 +41,22 @@
 /* Behind each ring: what a reader may touch when the entry it looks at is being overwritten. */
 #define GUARD 1024
 
-typedef struct Entry
-{
-	uint64		hash;
-	uint64		filled;			/* next full transaction id when it was filled */
-	Oid			database;
-	TransactionId incarnation;
-	Oid			tablespace;
-	Oid			file;
-	TransactionId xmin;
-	ItemPointerData tid;
-	uint8		id_len;
-	uint8		id;				/* offset of the id in the row; 0: not in use */
-	uint32		next;			/* in the chain: position + 1 */
-	uint32		units;			/* with this header */
-	uint32		bytes;
-	uint32		state;
-	uint32		state_bytes;
-} Entry;						/* the row follows */
+typedef GaCacheEntry Entry;
+typedef struct GaCacheBucket Bucket;
+typedef GaCachePartition Partition;
 
-StaticAssertDecl(sizeof(Entry) == UNIT, "the header of an entry fills a unit");
+GaCacheShared *ga_cache_shared = NULL;
+LWLockPadded *ga_cache_locks = NULL;
 
-typedef struct GaCacheBucket
-{
-	pg_atomic_uint32 sequence;
-	uint32		head;			/* position + 1 of the first entry */
-	uint8		heat;			/* uses since the hand passed; readers write it without a lock */
-	uint8		pad[7];
-} Bucket;
-
-typedef struct Partition
-{
-	char	   *ring;
-	Bucket	   *buckets;
-	uint32		mask;			/* buckets - 1 */
-	uint32		units;
-	uint32		head;			/* where the next row goes */
-	uint32		tail;			/* the oldest row */
-	uint32		filled;			/* units from tail to head */
-	uint64		used;			/* units of rows in use */
-	uint64		agents;
-	uint64		versions;
-	uint64		evictions;
-	char		pad[32];
-} Partition;
-
-/* One per process number, written by that process only. */
-typedef struct Counter
-{
-	uint64		hits;
-	uint64		misses;
-	char		pad[48];
-} Counter;
-
-typedef struct Cache
-{
-	int			npartitions;
-	uint64		budget;
-	GaCacheStats base;			/* counters at the last reset */
-	Partition	partitions[MAX_PARTITIONS];
-} Cache;
-
-/* Lock i is that of partition i, the last one that of `base`. */
-#define BASE_LOCK MAX_PARTITIONS
-
-static Cache *cache = NULL;
-static LWLockPadded *locks = NULL;
+#define cache ga_cache_shared
+#define UNIT GA_CACHE_UNIT
+#define ROW(entry) GA_CACHE_ROW(entry)
+#define MAX_PARTITIONS GA_CACHE_PARTITIONS
+#define lock_of(p) ga_cache_lock(p)
+#define bucket_of(p, hash) ga_cache_bucket((p), (hash))
+#define entry_at(p, position) ga_cache_entry((p), (position))
 
 /* ---- memory ---- */
-
-/* Bytes of rows that the settings ask for: what transfers leave of host_cache_size. */
-static uint64
-wanted_bytes(void)
-{
-	return (uint64) (ga_host_cache_size - Max(16, ga_host_cache_size / 4)) * 1024 * 1024;
-}
 
 static uint64
 bucket_count(uint64 bytes)
@@ -124,53 +64,33 @@ bucket_count(uint64 bytes)
 	return pg_prevpower2_64(Max(bytes / 512, MAX_PARTITIONS));
 }
 
-static Counter *
-counters(void)
-{
-	return (Counter *) ((char *) cache + CACHELINEALIGN(sizeof(Cache)));
-}
-
-static Size
-directory_size(void)
-{
-	Size		size = CACHELINEALIGN(sizeof(Cache));
-
-	size = add_size(size, mul_size(sizeof(Counter), ga_process_slots()));
-	return CACHELINEALIGN(add_size(size, mul_size(sizeof(Bucket), bucket_count(wanted_bytes()))));
-}
-
+/* At least as many as bucket_count will give when the mapping is there. */
 static Size
 area_size(void)
 {
-	return add_size(directory_size(), wanted_bytes());
+	Size		size = CACHELINEALIGN(sizeof(GaCacheShared));
+
+	size = add_size(size, mul_size(sizeof(GaCacheCounter), ga_process_slots()));
+	return add_size(size, mul_size(sizeof(Bucket), bucket_count((uint64) ga_host_cache_size * 1024 * 1024)));
 }
 
 static int
 area_locks(void)
 {
-	return MAX_PARTITIONS + 1;
-}
-
-/* The memory of the rings. */
-static char *
-ring_memory(uint64 *bytes)
-{
-	*bytes = wanted_bytes();
-	return (char *) cache + directory_size();
+	return GA_CACHE_BASE_LOCK + 1;
 }
 
 static void
 area_init(void *area)
 {
-	uint64		bytes;
-	char	   *memory;
+	char	   *memory = ga_mapping_at(ga_mapping()->cache_offset);
+	uint64		bytes = ga_mapping()->cache_bytes;
+	uint64		nbuckets = bucket_count(bytes);
 	Bucket	   *buckets;
-	uint64		nbuckets;
 
 	cache = area;
-	memory = ring_memory(&bytes);
-	buckets = (Bucket *) (counters() + ga_process_slots());
-	nbuckets = bucket_count(wanted_bytes());
+	cache->counters = (GaCacheCounter *) ((char *) area + CACHELINEALIGN(sizeof(GaCacheShared)));
+	buckets = (Bucket *) (cache->counters + ga_process_slots());
 
 	cache->npartitions = (int) pg_prevpower2_64(Max(Min(bytes / PARTITION_BYTES, MAX_PARTITIONS), 1));
 	for (int i = 0; i < cache->npartitions; i++)
@@ -192,7 +112,7 @@ area_init(void *area)
 void
 ga_cache_register(void)
 {
-	static const GaSharedArea area = {"gpuagent cache", area_size, area_locks, area_init, (void **) &cache, &locks};
+	static const GaSharedArea area = {"gpuagent cache", area_size, area_locks, area_init, (void **) &ga_cache_shared, &ga_cache_locks};
 
 	ga_shared_register(&area);
 }
@@ -224,26 +144,6 @@ partition_of(uint64 hash)
 {
 	return &cache->partitions[(hash >> 58) & (cache->npartitions - 1)];
 }
-
-static inline LWLock *
-lock_of(const Partition *p)
-{
-	return &locks[p - cache->partitions].lock;
-}
-
-static inline Bucket *
-bucket_of(const Partition *p, uint64 hash)
-{
-	return &p->buckets[hash & p->mask];
-}
-
-static inline Entry *
-entry_at(const Partition *p, uint32 position)
-{
-	return (Entry *) (p->ring + (uint64) position * UNIT);
-}
-
-#define ROW(entry) ((char *) (entry) + sizeof(Entry))
 
 static inline bool
 same_agent(const Entry *entry, const GaCacheKey *key)
@@ -341,9 +241,8 @@ change_ends(Bucket *bucket)
 	pg_write_barrier();
 }
 
-/* True when the chain has an entry of the same agent; before: only in front of `entry`. */
-static bool
-has_other(const Partition *p, const Bucket *bucket, const Entry *entry, bool before)
+bool
+ga_cache_has_other(const Partition *p, const Bucket *bucket, const Entry *entry, bool before)
 {
 	GaCacheKey	key = {entry->hash, entry->database, entry->incarnation, 0, 0, ROW(entry) + entry->id, entry->id_len};
 
@@ -369,7 +268,7 @@ remove_entry(Partition *p, Bucket *bucket, uint32 *link)
 {
 	Entry	   *entry = entry_at(p, *link - 1);
 
-	if (!has_other(p, bucket, entry, false))
+	if (!ga_cache_has_other(p, bucket, entry, false))
 		p->agents--;
 	p->versions--;
 	p->used -= entry->units;
@@ -444,7 +343,7 @@ free_tail(Partition *p, bool evict, uint32 *moved)
 	uint32		units = entry->units;
 	Bucket	   *bucket = bucket_of(p, entry->hash);
 	bool		live = entry->id != 0;
-	bool		keep = live && bucket->heat > 0 && *moved + units <= MOVE_LIMIT && !has_other(p, bucket, entry, true);
+	bool		keep = live && bucket->heat > 0 && *moved + units <= MOVE_LIMIT && !ga_cache_has_other(p, bucket, entry, true);
 
 	if (live && !evict)
 		return false;
@@ -624,15 +523,6 @@ ga_cache_remove(const GaCacheKey *key)
 	return found;
 }
 
-/* The position after a block of the ring. */
-static inline uint32
-after(const Partition *p, uint32 position)
-{
-	uint32		next = position + entry_at(p, position)->units;
-
-	return next == p->units ? 0 : next;
-}
-
 uint64
 ga_cache_remove_database(Oid database)
 {
@@ -646,7 +536,7 @@ ga_cache_remove_database(Oid database)
 		CHECK_FOR_INTERRUPTS();
 		LWLockAcquire(lock_of(p), LW_EXCLUSIVE);
 		agents += p->agents;
-		for (uint32 position = p->tail; passed < p->filled; position = after(p, position))
+		for (uint32 position = p->tail; passed < p->filled; position = ga_cache_after(p, position))
 		{
 			Entry	   *entry = entry_at(p, position);
 			Bucket	   *bucket = bucket_of(p, entry->hash);
@@ -659,155 +549,4 @@ ga_cache_remove_database(Oid database)
 		LWLockRelease(lock_of(p));
 	}
 	return agents;
-}
-
-/* ---- statistics ---- */
-
-void
-ga_cache_count(bool hit)
-{
-	Counter    *counter;
-
-	if (cache == NULL)
-		return;
-	counter = &counters()[ga_process_number()];
-	if (hit)
-		counter->hits++;
-	else
-		counter->misses++;
-}
-
-/* Sums since the server was started. */
-static void
-sum_counters(GaCacheStats *stats)
-{
-	memset(stats, 0, sizeof(*stats));
-	for (int i = 0; i < ga_process_slots(); i++)
-	{
-		stats->hits += *(volatile uint64 *) &counters()[i].hits;
-		stats->misses += *(volatile uint64 *) &counters()[i].misses;
-	}
-	for (int i = 0; i < cache->npartitions; i++)
-	{
-		Partition  *p = &cache->partitions[i];
-
-		LWLockAcquire(lock_of(p), LW_SHARED);
-		stats->agents += p->agents;
-		stats->versions += p->versions;
-		stats->evictions += p->evictions;
-		stats->used += p->used * UNIT;
-		LWLockRelease(lock_of(p));
-	}
-	stats->budget = cache->budget;
-}
-
-void
-ga_cache_stats(GaCacheStats *stats)
-{
-	LWLockAcquire(&locks[BASE_LOCK].lock, LW_SHARED);
-	sum_counters(stats);
-	stats->hits -= cache->base.hits;
-	stats->misses -= cache->base.misses;
-	stats->evictions -= cache->base.evictions;
-	stats->reset_at = cache->base.reset_at;
-	LWLockRelease(&locks[BASE_LOCK].lock);
-}
-
-void
-ga_cache_reset_stats(void)
-{
-	GaCacheStats stats;
-
-	if (cache == NULL)
-		return;
-	LWLockAcquire(&locks[BASE_LOCK].lock, LW_EXCLUSIVE);
-	sum_counters(&stats);
-	stats.reset_at = GetCurrentTimestamp();
-	cache->base = stats;
-	LWLockRelease(&locks[BASE_LOCK].lock);
-}
-
-/* ---- ids, for pre-warming ---- */
-
-typedef struct Hot
-{
-	uint32		at;				/* in the ids */
-	uint32		order;			/* in the rings: later is newer */
-	uint8		heat;
-} Hot;
-
-static int
-compare_hot(const void *a, const void *b)
-{
-	const Hot  *x = a;
-	const Hot  *y = b;
-
-	if (x->heat != y->heat)
-		return x->heat > y->heat ? -1 : 1;
-	return x->order > y->order ? -1 : x->order < y->order;
-}
-
-/* Appends the ids of a partition to *ids, as far as there is room. */
-static void
-collect_ids(Partition *p, Oid database, TransactionId incarnation, char *ids, uint64 room, uint64 *nbytes,
-			Hot *hot, uint64 most, uint64 *count)
-{
-	uint32		passed = 0;
-
-	for (uint32 position = p->tail; passed < p->filled; position = after(p, position))
-	{
-		const Entry *entry = entry_at(p, position);
-		const Bucket *bucket = bucket_of(p, entry->hash);
-
-		passed += entry->units;
-		if (entry->id == 0 || entry->database != database || entry->incarnation != incarnation ||
-			has_other(p, bucket, entry, true))
-			continue;
-		if (*count == most || *nbytes + 1 + entry->id_len > room)
-			return;
-		hot[*count].at = (uint32) *nbytes;
-		hot[*count].order = (uint32) *count;
-		hot[*count].heat = bucket->heat;
-		++*count;
-		ids[(*nbytes)++] = (char) entry->id_len;
-		memcpy(ids + *nbytes, ROW(entry) + entry->id, entry->id_len);
-		*nbytes += entry->id_len;
-	}
-}
-
-char *
-ga_cache_ids(Oid database, TransactionId incarnation, uint64 *nbytes, uint64 *count)
-{
-	GaCacheStats stats;
-	uint64		most;
-	uint64		room;
-	char	   *ids;
-	char	   *sorted;
-	Hot		   *hot;
-
-	ga_cache_stats(&stats);
-	most = stats.agents + 1024;
-	room = Min(most * 256, (uint64) 1 << 31);
-	ids = palloc_extended(room, MCXT_ALLOC_HUGE);
-	hot = palloc_extended(most * sizeof(Hot), MCXT_ALLOC_HUGE);
-	*nbytes = *count = 0;
-	for (int i = 0; i < cache->npartitions; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		LWLockAcquire(&locks[i].lock, LW_SHARED);
-		collect_ids(&cache->partitions[i], database, incarnation, ids, room, nbytes, hot, most, count);
-		LWLockRelease(&locks[i].lock);
-	}
-	qsort(hot, *count, sizeof(Hot), compare_hot);
-	sorted = palloc_extended(Max(*nbytes, 1), MCXT_ALLOC_HUGE);
-	for (uint64 i = 0, at = 0; i < *count; i++)
-	{
-		const char *id = ids + hot[i].at;
-
-		memcpy(sorted + at, id, 1 + (uint8) *id);
-		at += 1 + (uint8) *id;
-	}
-	pfree(ids);
-	pfree(hot);
-	return sorted;
 }
