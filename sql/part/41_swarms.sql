@@ -36,14 +36,16 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.lock_swarm(text, bigint) IS
     'locks the swarm''s row, creating it, and returns the version that this transaction writes: one per transaction; 40001 unless it stood at expected_version';
 
-CREATE FUNCTION gpuagent_store.set_swarm_version(swarm text, version bigint, tensor bytea, metadata jsonb) RETURNS void
+CREATE FUNCTION gpuagent_store.set_swarm_version(swarm text, version bigint, tensor bytea, metadata jsonb, step bigint DEFAULT NULL)
+    RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO gpuagent.swarm_version AS v (swarm, version, tensor, metadata)
+    INSERT INTO gpuagent.swarm_version AS v (swarm, version, tensor, metadata, step)
         VALUES (set_swarm_version.swarm, set_swarm_version.version, set_swarm_version.tensor,
-                COALESCE(set_swarm_version.metadata, '{}'))
+                COALESCE(set_swarm_version.metadata, '{}'), set_swarm_version.step)
         ON CONFLICT ON CONSTRAINT swarm_version_pkey DO UPDATE
-        SET tensor = excluded.tensor, metadata = COALESCE(set_swarm_version.metadata, v.metadata);
+        SET tensor = excluded.tensor, metadata = COALESCE(set_swarm_version.metadata, v.metadata), step = excluded.step;
+    PERFORM gpuagent_store.swarm_changed(set_swarm_version.swarm);
     -- Versions that a checkpoint holds stay, whatever their age. NOT IN is hashed: linear, whatever statistics say.
     DELETE FROM gpuagent.swarm_version v USING gpuagent.swarm s
         WHERE s.swarm = set_swarm_version.swarm AND v.swarm = s.swarm AND v.version <= s.current - s.keep_versions
@@ -51,7 +53,7 @@ BEGIN
                               WHERE i.object = 'swarm:' || set_swarm_version.swarm AND i.part = '' AND i.version IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.set_swarm_version(text, bigint, bytea, jsonb) IS
+COMMENT ON FUNCTION gpuagent_store.set_swarm_version(text, bigint, bytea, jsonb, bigint) IS
     'writes a version row of a locked swarm and drops versions beyond keep_versions that no checkpoint holds';
 
 -- Generic plans: a custom one would have a copy of the tensor as a constant, and the planner would copy that again.
@@ -232,6 +234,7 @@ CREATE FUNCTION gpuagent.delete_swarm(swarm text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.swarm_changed(delete_swarm.swarm);
     DELETE FROM gpuagent.swarm s WHERE s.swarm = delete_swarm.swarm;
     RETURN FOUND;
 END

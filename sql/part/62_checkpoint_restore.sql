@@ -236,12 +236,16 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp 
 #variable_conflict use_column
 DECLARE
     item record;
+    changed bigint;
 BEGIN
     IF prefix IS NULL THEN
-        DELETE FROM gpuagent.swarm s
-        WHERE ('swarm' = ANY (kinds) OR 'swarm:' || s.swarm = ANY (names)) AND NOT EXISTS (
-            SELECT FROM gpuagent.checkpoint_item o
-            WHERE o.object = 'swarm:' || s.swarm AND o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq));
+        WITH gone AS (
+            DELETE FROM gpuagent.swarm s
+            WHERE ('swarm' = ANY (kinds) OR 'swarm:' || s.swarm = ANY (names)) AND NOT EXISTS (
+                SELECT FROM gpuagent.checkpoint_item o
+                WHERE o.object = 'swarm:' || s.swarm AND o.from_seq <= checkpoint AND (o.to_seq IS NULL OR checkpoint < o.to_seq))
+            RETURNING s.swarm)
+        SELECT count(gpuagent_store.swarm_changed(g.swarm)) INTO changed FROM gone g;
     END IF;
     FOR item IN
         SELECT coalesce(prefix, '') || substr(o.object, 7) AS swarm, o.version, o.tensor, (o.body ->> 'keep_versions')::bigint AS keep,
@@ -265,6 +269,7 @@ BEGIN
             CONTINUE;
         END IF;
         IF item.tensor IS NULL THEN
+            PERFORM gpuagent_store.swarm_changed(item.swarm);
             DELETE FROM gpuagent.swarm_version v WHERE v.swarm = item.swarm;
             item.current := 0;
         ELSIF ROW(item.tensor, item.step, item.version_metadata)::record
@@ -272,6 +277,7 @@ BEGIN
             item.current := item.current + 1;
             INSERT INTO gpuagent.swarm_version (swarm, version, tensor, step, metadata)
             VALUES (item.swarm, item.current, item.tensor, item.step, item.version_metadata);
+            PERFORM gpuagent_store.swarm_changed(item.swarm);
         END IF;
         UPDATE gpuagent.swarm s
         SET keep_versions = item.keep, current = item.current, metadata = item.metadata, created_at = item.created_at,

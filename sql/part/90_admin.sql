@@ -68,8 +68,10 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
             delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
-            write_export,read_export,is_exported,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,temp_publish,path_rename}'::text[]) THEN 'admin'
-        WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%' OR p.proname IN ('renew_handle', 'sync_swarm', 'mapped_tensor', 'mapped_write') THEN 'map'
+            autosync,write_export,read_export,is_exported,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
+            temp_publish,path_rename}'::text[]) THEN 'admin'
+        WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
+            OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,tensor_problem,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
             file_size,file_sha256,safetensors_header}'::text[]) THEN 'read'

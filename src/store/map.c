@@ -282,6 +282,8 @@ static void
 fill_from_store(const GaRegion *region, void *arg)
 {
 	ga_region_load(region->id, region->device, arg);
+	if (region->writable)
+		ga_live_begin(region->id, region->device, arg);
 }
 
 /* Loads the version into a region of its own. */
