@@ -7,6 +7,7 @@
 #include "base/guc.h"
 #include "base/shared.h"
 #include "base/workers.h"
+#include "device/device.h"
 #include "device/mapping.h"
 #include "device/region.h"
 #include "math/distance.h"
@@ -36,5 +37,6 @@ _PG_init(void)
 	ga_workers_register();
 	ga_shared_install();
 	ga_cache_install();
+	ga_supervisor_register();
 	ga_launcher_register();
 }

@@ -69,12 +69,13 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
             delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
             autosync,write_export,read_export,is_exported,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
-            temp_publish,path_rename}'::text[]) THEN 'admin'
+            temp_publish,path_rename,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,tensor_problem,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
-            file_size,file_sha256,safetensors_header}'::text[]) THEN 'read'
+            file_size,file_sha256,safetensors_header,last_query,
+            device_service,device_slots}'::text[]) THEN 'read'
         ELSE 'write'
     END
     FROM pg_proc p WHERE p.oid = $1

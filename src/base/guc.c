@@ -55,6 +55,7 @@ int			ga_max_handles = 256;
 int			ga_launcher_interval = 10;
 int			ga_max_databases = 8;
 bool		ga_allow_ipc_handles = false;
+bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
 char	   *ga_device_program = NULL;
 static int	cache_size = -1;
@@ -186,6 +187,9 @@ define_device_settings(GucContext server)
 							 "Hands out legacy CUDA IPC handles (kind cuda_ipc).",
 							 "Such a handle is a bearer token: any user of the machine who has it can read and write the memory.",
 							 &ga_allow_ipc_handles, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.device_faults",
+							 "Lets a superuser make the device process fail, for tests.",
+							 NULL, &ga_device_faults, false, server, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 }
 
 static void

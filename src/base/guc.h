@@ -27,6 +27,7 @@ extern int	ga_max_handles;			/* gpuagent.max_handles */
 extern int	ga_max_databases;		/* gpuagent.max_databases */
 extern int	ga_launcher_interval;	/* gpuagent.launcher_interval, s */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
+extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */
 extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */
 extern char *ga_device_program;		/* gpuagent.device_program; "$libdir/" stands for the library's directory */
 

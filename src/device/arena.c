@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "base/guc.h"
 #include "base/shared.h"
+#include "device/request.h"
 #include "device/state.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
@@ -71,9 +72,9 @@ static void
 release_run(uint32 first)
 {
 	GaArenaBlock *blocks = blocks_of_arena();
-	GaSlot	   *slot = &ga_slots(ga_mapping())[blocks[first].owner - 1];
-	bool		in_use = blocks[first].owner <= (int32) ga_mapping()->nslots &&
-		__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == GA_SLOT_ABANDONED;
+	int			number = blocks[first].owner - 1;
+	uint32		generation = number < (int) ga_mapping()->nslots ? ga_slots(ga_mapping())[number].generation : 0;
+	bool		in_use = number < (int) ga_mapping()->nslots && ga_slot_is_abandoned(number, generation);
 
 	for (uint32 i = first, end = first + blocks[first].run; i < end; i++)
 	{
@@ -81,7 +82,7 @@ release_run(uint32 first)
 		if (in_use)
 		{
 			blocks[i].abandoned = true;
-			blocks[i].generation = slot->generation;
+			blocks[i].generation = generation;
 		}
 		else
 			memset(&blocks[i], 0, sizeof(blocks[i]));
@@ -95,16 +96,8 @@ reclaim(void)
 	GaArenaBlock *blocks = blocks_of_arena();
 
 	for (uint32 i = 0; i < arena->nblocks; i++)
-	{
-		GaSlot	   *slot;
-
-		if (!blocks[i].abandoned)
-			continue;
-		slot = &ga_slots(ga_mapping())[blocks[i].owner - 1];
-		if (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) != GA_SLOT_ABANDONED ||
-			slot->generation != blocks[i].generation)
+		if (blocks[i].abandoned && !ga_slot_is_abandoned(blocks[i].owner - 1, blocks[i].generation))
 			memset(&blocks[i], 0, sizeof(blocks[i]));
-	}
 }
 
 static void
@@ -129,6 +122,9 @@ release_level(int level)
 
 	if (held == 0 && !queued)
 		return;
+
+	/* Before its blocks go: what the device still works on must be known to be in use. */
+	ga_request_abandon();
 	LWLockAcquire(arena_lock, LW_EXCLUSIVE);
 	if (queued)
 		leave_queue();

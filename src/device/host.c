@@ -120,7 +120,8 @@ ga_region_file_remove(uint64 region)
 	unlink(path);
 	ga_region_path(path, sizeof(path), region, "");
 	size = stat(path, &st) == 0 ? st.st_size : 0;
-	if (!ga_remove_region_file(path))
+	ga_expire_region_file(path);
+	if (unlink(path) != 0)
 		return 0;
 	pg_atomic_fetch_add_u64(&ga_device_state()->removals, 1);
 	return size;

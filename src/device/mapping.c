@@ -18,6 +18,7 @@
 #include "base/guc.h"
 #include "base/shared.h"
 #include "common/hashfn.h"
+#include "device/region.h"
 #include "device/state.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
@@ -120,21 +121,20 @@ open_directory(void)
 	return fd;
 }
 
-bool
-ga_remove_region_file(const char *path)
+void
+ga_expire_region_file(const char *path)
 {
 	int			fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 	uint32		epoch;
 
 	if (fd < 0)
-		return unlink(path) == 0;
-	if (pread(fd, &epoch, sizeof(epoch), offsetof(GaControl, epoch)) == sizeof(epoch))
+		return;
+	if (pread(fd, &epoch, sizeof(epoch), offsetof(GaControl, epoch)) == sizeof(epoch) && !(epoch & GA_EPOCH_EXPIRED))
 	{
-		epoch++;
+		epoch |= GA_EPOCH_EXPIRED;
 		(void) !pwrite(fd, &epoch, sizeof(epoch), offsetof(GaControl, epoch));
 	}
 	close(fd);
-	return unlink(path) == 0;
 }
 
 /* Removes what is in the directory; false, with errno, when something cannot be removed. */
@@ -156,9 +156,8 @@ empty_directory(int fd)
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", run_directory, entry->d_name);
 		if (strncmp(entry->d_name, GA_REGION_PREFIX, strlen(GA_REGION_PREFIX)) == 0 && strchr(entry->d_name, '.') == NULL)
-			done = ga_remove_region_file(path) && done;
-		else
-			done = unlinkat(fd, entry->d_name, 0) == 0 && done;
+			ga_expire_region_file(path);
+		done = unlinkat(fd, entry->d_name, 0) == 0 && done;
 	}
 	closedir(dir);
 	return done;
@@ -243,8 +242,12 @@ make_file(const char *path, GaHeader *plan)
 	uint64		wanted = total;
 	int			fd;
 
-	while ((*plan = plan_layout(total), fd = allocate_file(path, plan->file_bytes)) < 0)
+	for (;;)
 	{
+		*plan = plan_layout(total);
+		fd = allocate_file(path, plan->file_bytes);
+		if (fd >= 0)
+			break;
 		if ((errno != ENOSPC && errno != ENOMEM) || total == SMALLEST_MAPPING)
 			ereport(FATAL,
 					(errcode_for_file_access(),
@@ -289,7 +292,7 @@ make_mapping(void)
 static Size
 state_size(void)
 {
-	return sizeof(GaDeviceState);
+	return offsetof(GaDeviceState, free_queue) + GA_FREE_QUEUE * sizeof(GaFreeRegion);
 }
 
 static int

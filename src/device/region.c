@@ -20,6 +20,7 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "common/hashfn.h"
+#include "device/mapping.h"
 #include "device/ops.h"
 #include "device/region.h"
 #include "miscadmin.h"
@@ -426,6 +427,7 @@ enter_region(const GaRegion *wanted)
 		region->database = MyDatabaseId;
 		region->loader_pid = MyProcPid;
 		region->leases = 0;
+		region->device_epoch = ga_mapping()->epoch;
 		region->resident_since = region->last_used_at = GetCurrentTimestamp();
 	}
 	LWLockRelease(ga_region_lock());
