@@ -6,6 +6,8 @@
 #   my $node = new_node('main', preload => 0, allows_streaming => 1, conf => "wal_level = logical\n");
 #   is_value($node, 'SELECT 1', '1', 'one');            # psql -At text of a query
 #   my $digest = digest($node);                         # name => digest of each table of the extension
+#   is_served($node, 'a b', 'both have a worker');      # databases with a maintenance worker, soon
+#   set_task($node, 'a', 'prewarm_cache', 'PERFORM pg_sleep(600)');      # what a task of a database's worker does
 package GpuAgentTest;
 
 use strict;
@@ -16,7 +18,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node is_value fails_with digest);
+our @EXPORT = qw(new_node is_value fails_with digest served is_served set_task);
 
 # Make and start a cluster with the extension and its tables in database postgres.  Options: preload (default 1),
 # setup (default 1), conf (lines of postgresql.conf), and those of PostgreSQL::Test::Cluster's init.
@@ -75,6 +77,45 @@ sub digest
 			FROM $table t});
 	}
 	return \%result;
+}
+
+# Databases that have a maintenance worker, in order of their names.
+sub served
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', q{
+		SELECT string_agg(datname, ' ' ORDER BY datname COLLATE "C") FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance'});
+}
+
+# These databases, and no others, have a maintenance worker before long.
+sub is_served
+{
+	my ($node, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $served;
+
+	for (my $i = 0; $i < 300; $i++)
+	{
+		$served = served($node);
+		last if $served eq $expected;
+		select(undef, undef, undef, 0.05);
+	}
+	return is($served, $expected, $name);
+}
+
+# Replace the function of a maintenance task by PL/pgSQL of the test's own; a running worker calls it when it is due.
+sub set_task
+{
+	my ($node, $database, $function, $body) = @_;
+	$node->safe_psql($database, qq{
+		DO \$do\$
+		DECLARE
+			result text := COALESCE(pg_get_function_result(to_regprocedure('gpuagent_store.$function()')), 'void');
+		BEGIN
+			EXECUTE format('CREATE OR REPLACE FUNCTION gpuagent_store.$function() RETURNS %s LANGUAGE plpgsql AS %L',
+				result, 'BEGIN ' || \$body\$$body\$body\$ || '; RETURN' || CASE WHEN result <> 'void' THEN ' NULL' ELSE '' END || '; END');
+		END
+		\$do\$});
 }
 
 1;
