@@ -90,9 +90,10 @@ extern bool ga_worker_hurry(void);
 /* ---- backends; no-ops without preloading ---- */
 
 /*
- * Keeps workers out of a database until ga_workers_release or the end of this
- * process, and waits (interruptibly, at most some seconds) until they are gone.
- * A process holds one database at a time.
+ * Keeps workers out of a database until ga_workers_release (which is called at
+ * the end of each transaction) or the end of this process, and waits, interruptibly
+ * and at most some seconds, until they are gone. A process holds one database at
+ * a time; a second one replaces the first.
  */
 extern void ga_workers_hold(Oid database);
 extern void ga_workers_release(void);

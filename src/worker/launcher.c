@@ -397,6 +397,7 @@ work(void)
 	}
 	if (ended)
 	{
+		scan_databases();		/* the worker may have gone because its database went */
 		hash_seq_init(&each, known);
 		while ((db = hash_seq_search(&each)) != NULL)
 			if (db->waiting)

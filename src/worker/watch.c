@@ -1,8 +1,8 @@
 /*
  * watch.c
  *		What sessions do for the workers: statements that need a database for
- *		themselves send its workers away first and keep them out until they have
- *		ended, and changes of extensions are noticed when they are committed.
+ *		themselves send its workers away first and keep them out until the
+ *		transaction ends, and changes of extensions are noticed when they are committed.
  */
 #include "base/compat.h"
 
@@ -90,44 +90,17 @@ wanted_alone(Node *statement)
 }
 
 static void
-run_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context, ParamListInfo params,
-			QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
-{
-	if (previous_utility)
-		previous_utility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
-	else
-		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
-}
-
-/* Apart from utility(): no variable lives across the error's jump. */
-static void
-run_alone(Oid database, PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
-		  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
-{
-	PG_TRY();
-	{
-		ga_workers_hold(database);
-		run_utility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
-	}
-	PG_CATCH();
-	{
-		ga_workers_release();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	ga_workers_release();
-}
-
-static void
 utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context, ParamListInfo params,
 		QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
 	Oid			database = wanted_alone(pstmt->utilityStmt);
 
 	if (OidIsValid(database))
-		run_alone(database, pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		ga_workers_hold(database);	/* until at_transaction_end: only then it is seen what became of the database */
+	if (previous_utility)
+		previous_utility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 	else
-		run_utility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, environment, dest, completion);
 }
 
 /* An extension came, went or was updated; the name does not matter, a look costs little. */
@@ -140,16 +113,16 @@ object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg
 		extension_changed = true;
 }
 
-/* Notices after the commit has become visible; what is prepared commits in some other session, which the launcher's own looks find. */
+/* What is prepared commits in some other session; the launcher's own looks find that. */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	if (!extension_changed)
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
-	if (event == XACT_EVENT_COMMIT)
+	ga_workers_release();
+	if (extension_changed && event == XACT_EVENT_COMMIT)
 		ga_workers_notice(MyDatabaseId);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		extension_changed = false;
+	extension_changed = false;
 }
 
 void

@@ -1,0 +1,101 @@
+# Maintenance runs as the owner of the tables, restricted: what an owner without rights hangs on its tables (triggers,
+# defaults, policies) gets no more rights by it and leaves nothing behind in the worker.
+use strict;
+use warnings;
+
+use GpuAgentTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main', setup => 0);
+my $pid_of = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance'};
+
+# Wait until the log has a text, from a position on.
+sub logged
+{
+	my ($pattern, $name) = @_;
+	my $found = 0;
+	for (my $i = 0; $i < 100 && !($found = slurp_file($node->logfile) =~ $pattern); $i++)
+	{
+		select(undef, undef, undef, 0.1);
+	}
+	return ok($found, $name);
+}
+
+# End the worker, so that it starts with its tasks anew.
+sub restart_worker
+{
+	my $pid = $node->safe_psql('postgres', $pid_of);
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	return $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($pid_of AND pid <> $pid) s");
+}
+
+$node->safe_psql('postgres', q{
+	CREATE ROLE mallory;
+	CREATE EXTENSION gpuagent;
+	GRANT CREATE, USAGE ON SCHEMA gpuagent, gpuagent_store, public TO mallory;
+	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA gpuagent, gpuagent_store TO mallory;
+	SET ROLE mallory;
+	SELECT gpuagent.setup();
+	CREATE TABLE public.seen (place text, who text, how text);
+	CREATE FUNCTION public.try(place text) RETURNS boolean LANGUAGE plpgsql AS $$
+	DECLARE
+		statement text;
+		result text;
+	BEGIN
+		FOREACH statement IN ARRAY '{ALTER ROLE mallory SUPERUSER,RESET ROLE,RESET SESSION AUTHORIZATION,SET ROLE postgres,SET SESSION AUTHORIZATION postgres,
+			CREATE TEMP TABLE hidden (i int),SET search_path = public,SET application_name = evil,SET session_replication_role = replica,
+			SELECT pg_read_file($f$PG_VERSION$f$)}'::text[] LOOP
+			BEGIN
+				result := 'refused';
+				EXECUTE statement;
+				result := 'done';
+			EXCEPTION WHEN OTHERS THEN NULL;
+			END;
+			INSERT INTO public.seen VALUES (place, current_user, statement || ': ' || result);
+		END LOOP;
+		RETURN true;
+	END $$;
+	CREATE FUNCTION public.hostile() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.try('trigger'); RETURN NEW; END$$;
+	CREATE FUNCTION public.hostile_default() RETURNS jsonb LANGUAGE sql AS $$SELECT pg_catalog.jsonb_build_object('x', public.try('default'))$$;
+	CREATE TRIGGER hostile BEFORE INSERT ON gpuagent.agent FOR EACH ROW EXECUTE FUNCTION public.hostile();
+	ALTER TABLE gpuagent.agent ALTER metadata SET DEFAULT public.hostile_default();
+	ALTER TABLE gpuagent.agent ENABLE ROW LEVEL SECURITY;
+	ALTER TABLE gpuagent.agent FORCE ROW LEVEL SECURITY;
+	CREATE POLICY hostile ON gpuagent.agent USING (public.try('policy')) WITH CHECK (public.try('policy'));
+});
+is_served($node, 'postgres', 'there is a worker');
+
+set_task($node, 'postgres', 'prewarm_cache', q{INSERT INTO gpuagent.agent (id) VALUES ('by the worker') ON CONFLICT (id) DO NOTHING});
+restart_worker();
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM gpuagent.agent}), 'the task ran');
+is_value($node, q{SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM public.seen}, 'default policy trigger', 'and code of the owner with it');
+is_value($node, q{SELECT string_agg(DISTINCT who, ' ') FROM public.seen}, 'mallory', 'as its owner');
+is_value($node, q{SELECT string_agg(DISTINCT how, ' ') FROM public.seen WHERE how ~ 'ROLE|AUTHORIZATION|TEMP|replica|file' AND how !~ 'refused'}, '',
+	'which did none of what its owner may not');
+is_value($node, q{SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'}, 'f', 'and is what it was');
+is_value($node, q{SELECT count(*) > 0 FROM public.seen WHERE how ~ 'application_name.*done'}, 't', 'what it may set');
+is_value($node, $pid_of =~ s/pid/application_name/r, 'gpuagent maintenance', 'is as it was after the task');
+
+# What waits for the end of the transaction would run as the worker.
+$node->safe_psql('postgres', q{
+	SET ROLE mallory;
+	CREATE CONSTRAINT TRIGGER late AFTER INSERT ON gpuagent.agent DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hostile();
+});
+set_task($node, 'postgres', 'prewarm_cache', q{INSERT INTO gpuagent.agent (id) VALUES ('late') ON CONFLICT (id) DO NOTHING});
+$node->safe_psql('postgres', 'TRUNCATE public.seen');
+restart_worker();
+logged(qr/cannot fire deferred trigger within security-restricted operation/, 'a deferred trigger is refused');
+is_value($node, q{SELECT count(*) FROM gpuagent.agent WHERE id = 'late'}, 0, 'and the task with it');
+is_value($node, q{SELECT count(*) FROM public.seen WHERE who <> 'mallory'}, 0, 'it never ran as the worker');
+
+# Tables of several owners.
+$node->safe_psql('postgres', 'DROP TRIGGER late ON gpuagent.agent; ALTER TABLE gpuagent.metric OWNER TO postgres');
+restart_worker();
+logged(qr/tables of gpuagent have several owners/, 'with several owners there is no maintenance');
+is_value($node, q{SELECT count(*) FROM gpuagent.agent WHERE id = 'late'}, 0, 'the task did not run');
+$node->safe_psql('postgres', 'ALTER TABLE gpuagent.metric OWNER TO mallory');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM gpuagent.agent WHERE id = 'late'}), 'with one owner it is taken up again');
+$node->stop;
+
+done_testing();
