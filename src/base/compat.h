@@ -68,6 +68,7 @@
 
 /* 16 made one function of the checks of ownership. */
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_database_d.h"
 #define ga_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
 #else
 #define ga_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
@@ -86,6 +87,7 @@
 
 /* 16 made one function of the checks of object rights. */
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_namespace_d.h"
 #define ga_namespace_aclcheck(schema, role, mode) object_aclcheck(NamespaceRelationId, (schema), (role), (mode))
 #else
 #define ga_namespace_aclcheck(schema, role, mode) pg_namespace_aclcheck((schema), (role), (mode))
