@@ -137,7 +137,7 @@ ga_build_and_install() {
 	"${make[@]}" "PG_CONFIG=$GA_PG_CONFIG" install
 }
 
-# Copy what servers and tests read to a place that the servers' user can read.
+# Copy what servers and tests read to a place that the servers' user can read, with the device process that needs no GPU.
 ga_stage() {
 	local dir
 	for dir in test expected python demo doc; do
@@ -146,6 +146,8 @@ ga_stage() {
 		cp -R "$GA_ROOT/$dir/." "$GA_WORK/stage/$dir/"
 	done
 	cp "$GA_ROOT/README.md" "$GA_WORK/stage/"	# its tour is a test
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device"
+	cp "$GA_ROOT/build/device/gpuagent_device_emulated" "$GA_WORK/stage/"
 	chmod -R a+rX "$GA_WORK/stage"
 }
 

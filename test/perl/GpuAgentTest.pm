@@ -8,6 +8,8 @@
 #   my $digest = digest($node);                         # name => digest of each table of the extension
 #   is_served($node, 'a b', 'both have a worker');      # databases with a maintenance worker, soon
 #   set_task($node, 'a', 'prewarm_cache', 'PERFORM pg_sleep(600)');      # what a task of a database's worker does
+#   my $node = new_node('main', conf => device_conf());  # with a device process: an emulated one, or of $GA_DEVICE_PROGRAM
+#   wait_for_service($node);                            # until it serves, or is in another state
 package GpuAgentTest;
 
 use strict;
@@ -18,7 +20,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node is_value fails_with digest served is_served set_task);
+our @EXPORT = qw(new_node is_value fails_with digest device_conf wait_for_service served is_served set_task);
 
 # Make and start a cluster with the extension and its tables in database postgres.  Options: preload (default 1),
 # setup (default 1), conf (lines of postgresql.conf), and those of PostgreSQL::Test::Cluster's init.
@@ -116,6 +118,23 @@ sub set_task
 				result, 'BEGIN ' || \$body\$$body\$body\$ || '; RETURN' || CASE WHEN result <> 'void' THEN ' NULL' ELSE '' END || '; END');
 		END
 		\$do\$});
+}
+
+# Lines of postgresql.conf that give a server a device process.
+sub device_conf
+{
+	my $program = $ENV{GA_DEVICE_PROGRAM} // die 'GA_DEVICE_PROGRAM is not set: the path of build/device/gpuagent_device_emulated';
+
+	return "gpuagent.device = cuda\ngpuagent.device_program = '$program'\n";
+}
+
+# Wait until the device process is in a state: ready, starting, backoff, no_device or stopped.
+sub wait_for_service
+{
+	my ($node, $state) = @_;
+	$state //= 'ready';
+	return $node->poll_query_until('postgres', "SELECT gpuagent_store.device_service() = '$state'")
+		|| die "the device process is not $state";
 }
 
 1;
