@@ -53,12 +53,14 @@
 
 /* 16 renamed the parts of a relation's physical address. */
 #if PG_VERSION_NUM >= 160000
+#define ga_rel_locator(rel) ((rel)->rd_locator)
 #define ga_rel_spc(rel) ((rel)->rd_locator.spcOid)
 #define ga_rel_db(rel) ((rel)->rd_locator.dbOid)
 #define ga_rel_number(rel) ((rel)->rd_locator.relNumber)
 #define ga_rel_new_subid(rel) ((rel)->rd_newRelfilelocatorSubid)
 #define ga_rel_first_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #else
+#define ga_rel_locator(rel) ((rel)->rd_node)
 #define ga_rel_spc(rel) ((rel)->rd_node.spcNode)
 #define ga_rel_db(rel) ((rel)->rd_node.dbNode)
 #define ga_rel_number(rel) ((rel)->rd_node.relNode)

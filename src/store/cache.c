@@ -5,8 +5,8 @@
  * Why a hit is never stale. An entry is named by a row version: database (with
  * the xmin of its row in pg_database, since an OID may be used again), tablespace,
  * relation file, tid and xmin. A hit has fetched that tid under the caller's
- * snapshot, by heap_fetch, which neither follows HOT chains nor forgets the
- * locks of SERIALIZABLE, and found a visible row with that xmin. The name is
+ * snapshot, as heap_fetch does, with the locks of SERIALIZABLE and without
+ * following HOT chains, and found a visible row with that xmin. The name is
  * unique because
  *
  * - xmin is compared raw: the usual accessor gives 2 for every frozen row, and a
@@ -45,6 +45,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/predicate.h"
 #include "storage/proc.h"
 #include "store/cache.h"
 #include "store/plan.h"
@@ -334,27 +335,66 @@ typedef enum Fetched
 	FETCHED_GONE				/* the tid holds no row, or another one */
 } Fetched;
 
+/*
+ * The page of a version, pinned. A page that is where it was last seen need not
+ * be searched; now and then it is, which tells the buffer manager that it is used.
+ */
+static Buffer
+pin_page(Relation rel, const GaCacheVersion *version)
+{
+	static uint32 turn = 0;
+	BlockNumber block = ItemPointerGetBlockNumber(&version->tid);
+
+	if (BufferIsValid(version->buffer) && ++turn % 16 != 0 &&
+		ReadRecentBuffer(ga_rel_locator(rel), MAIN_FORKNUM, block, version->buffer))
+		return version->buffer;
+	return ReadBuffer(rel, block);
+}
+
+/* As heap_fetch, which follows no chain either; afterwards the tuple is not looked at any more. */
 static Fetched
 fetch_version(Relation rel, Snapshot snapshot, const GaCacheVersion *version)
 {
+	Fetched		result = FETCHED_GONE;
+	OffsetNumber offset = ItemPointerGetOffsetNumber(&version->tid);
 	HeapTupleData tuple;
 	Buffer		buffer;
-	TransactionId xmin;
-	bool		committed;
+	Page		page;
+	uint16		place = 0;
 
 	if (!block_exists(rel, ItemPointerGetBlockNumber(&version->tid)))
 		return FETCHED_GONE;
-	tuple.t_self = version->tid;
-	if (!heap_fetch(rel, snapshot, &tuple, &buffer, false))
-		return FETCHED_INVISIBLE;
-	xmin = HeapTupleHeaderGetRawXmin(tuple.t_data);
-	committed = HeapTupleHeaderXminCommitted(tuple.t_data);
-	ReleaseBuffer(buffer);
-	if (xmin != version->xmin)
-		return FETCHED_GONE;
-	if (TransactionIdIsCurrentTransactionId(xmin) || !(committed || TransactionIdDidCommit(xmin)))
-		return FETCHED_INVISIBLE;
-	return FETCHED_VISIBLE;
+	buffer = pin_page(rel, version);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	if (offset <= PageGetMaxOffsetNumber(page) && ItemIdIsNormal(PageGetItemId(page, offset)))
+	{
+		ItemId		item = PageGetItemId(page, offset);
+
+		tuple.t_self = version->tid;
+		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+		tuple.t_len = ItemIdGetLength(item);
+		tuple.t_tableOid = RelationGetRelid(rel);
+		place = ItemIdGetOffset(item);
+		if (HeapTupleHeaderGetRawXmin(tuple.t_data) == version->xmin)
+		{
+			bool		visible = HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
+
+			if (visible)
+				PredicateLockTID(rel, &tuple.t_self, snapshot, HeapTupleHeaderGetXmin(tuple.t_data));
+			HeapCheckForSerializableConflictOut(visible, rel, &tuple, buffer, snapshot);
+			/* The hint is missing until an asynchronous commit has reached the disk. */
+			if (visible && !TransactionIdIsCurrentTransactionId(version->xmin) &&
+				(HeapTupleHeaderXminCommitted(tuple.t_data) || TransactionIdDidCommit(version->xmin)))
+				result = FETCHED_VISIBLE;
+			else
+				result = FETCHED_INVISIBLE;
+		}
+	}
+	UnlockReleaseBuffer(buffer);
+	if (result == FETCHED_VISIBLE && (buffer != version->buffer || place != version->place))
+		ga_cache_hint(version, buffer, place);
+	return result;
 }
 
 int
@@ -366,11 +406,6 @@ ga_cache_visible(Relation rel, const GaCacheKey *key, Snapshot snapshot,
 	*ndead = 0;
 	for (int i = 0; i < n; i++)
 	{
-		const char *state = versions[i].row + versions[i].state;
-
-		/* On their way while the row is looked at. */
-		for (int line = 0; line < 16 * 64; line += 64)
-			__builtin_prefetch(state + line);
 		switch (fetch_version(rel, snapshot, &versions[i]))
 		{
 			case FETCHED_VISIBLE:
@@ -404,7 +439,12 @@ read_cached(Relation rel, const GaCacheKey *key, Snapshot snapshot, bool state_o
 
 		if (i < 0)
 			return false;
-		*bytes = state_only ? version->state_bytes : version->bytes;
+		if (state_only && version->state == 0)
+			*bytes = 0;
+		else if (!state_only)
+			*bytes = version->bytes;
+		else if ((*bytes = ga_cache_state_bytes(version)) == 0)
+			continue;
 		*result = *bytes > 0 ? palloc(*bytes) : NULL;
 		if (ga_cache_read(version, state_only ? version->state : 0, *bytes, *result))
 			return true;

@@ -12,6 +12,7 @@
 
 #include "base/compat.h"
 #include "access/htup_details.h"
+#include "storage/buf.h"
 #include "storage/itemptr.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
@@ -42,8 +43,9 @@ typedef struct GaCacheVersion
 	ItemPointerData tid;
 	const char *row;			/* a HeapTupleHeader */
 	uint32		bytes;			/* of the row */
-	uint32		state;			/* offset of the column state in it; 0: NULL */
-	uint32		state_bytes;
+	uint16		state;			/* offset of the column state in it; 0: NULL */
+	uint16		place;			/* with buffer: where the tuple was last seen; no more than a hint */
+	Buffer		buffer;
 } GaCacheVersion;
 
 /* ---- cache_table.c: the shared directory and its memory ---- */
@@ -62,6 +64,12 @@ extern int	ga_cache_find(const GaCacheKey *key, uint64 now, GaCacheVersion versi
 /* Copies bytes of a row; false when the bucket changed, then dst holds anything. */
 extern bool ga_cache_read(const GaCacheVersion *version, uint32 offset, uint32 bytes, char *dst);
 
+/* Bytes of the column state; 0 when the bucket changed. */
+extern uint32 ga_cache_state_bytes(const GaCacheVersion *version);
+
+/* Remembers where the tuple is now. */
+extern void ga_cache_hint(const GaCacheVersion *version, Buffer buffer, uint16 place);
+
 typedef enum GaCacheOutcome
 {
 	GA_CACHE_STORED,
@@ -73,9 +81,10 @@ typedef struct GaCacheRow
 {
 	HeapTupleHeader row;		/* GA_AGENT_COLUMNS decoded values */
 	uint32		bytes;
-	uint32		state;
-	uint32		state_bytes;
-	uint32		id;				/* offset of the id's first byte */
+	uint16		state;
+	uint16		place;
+	Buffer		buffer;
+	uint8		id;				/* offset of the id's first byte */
 	TransactionId xmin;
 	ItemPointerData tid;
 	uint64		now;

@@ -84,6 +84,8 @@ may_cache(TupleTableSlot *slot, GaCacheRow *row)
 	memcpy(copy.bytes, tuple->t_data, SizeofHeapTupleHeader);
 	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 
+	row->buffer = buffer;
+	row->place = (char *) tuple->t_data - (char *) BufferGetPage(buffer);
 	row->xmin = HeapTupleHeaderGetRawXmin(&copy.header);
 	row->tid = tuple->t_self;
 	if (!TransactionIdIsNormal(row->xmin) || TransactionIdIsCurrentTransactionId(row->xmin))
@@ -143,7 +145,6 @@ insert_row(const GaCacheKey *key, GaCacheRow *row, HeapTuple tuple, const GaCach
 	row->row = tuple->t_data;
 	row->bytes = tuple->t_len;
 	row->state = isnull ? 0 : state - (char *) tuple->t_data;
-	row->state_bytes = isnull ? 0 : VARSIZE_ANY(state);
 	row->id = VARDATA_ANY(id) - (char *) tuple->t_data;
 	row->now = ga_cache_now();
 	return ga_cache_insert(key, row, dead, ndead, flags);

@@ -28,8 +28,9 @@ typedef struct GaCacheEntry
 	uint32		next;			/* in the chain: position + 1 */
 	uint32		units;			/* with this header */
 	uint32		bytes;
-	uint32		state;
-	uint32		state_bytes;
+	Buffer		buffer;			/* with place: where in shared_buffers the tuple was last seen */
+	uint16		state;
+	uint16		place;
 } GaCacheEntry;					/* the row follows */
 
 StaticAssertDecl(sizeof(GaCacheEntry) == GA_CACHE_UNIT, "the header of an entry fills a unit");
@@ -38,8 +39,11 @@ struct GaCacheBucket
 {
 	pg_atomic_uint32 sequence;
 	uint32		head;			/* position + 1 of the first entry */
+	Buffer		buffer;			/* with the next two: where the tuple of the first entry was last seen */
+	uint16		place;
+	OffsetNumber offset;
 	uint8		heat;			/* uses since the hand passed; readers write it without a lock */
-	uint8		pad[7];
+	uint8		pad[15];
 };
 
 typedef struct GaCachePartition

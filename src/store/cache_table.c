@@ -24,6 +24,8 @@
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
+#include "storage/buf_internals.h"
+#include "storage/bufmgr.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/s_lock.h"
@@ -37,6 +39,7 @@
 #define MAX_CHAIN 64			/* entries that a reader looks at */
 #define MAX_RETRIES 1000
 #define MAX_HEAT 3
+#define PREFETCHED_LINES 20		/* of the first row of a chain */
 
 /* Behind each ring: what a reader may touch when the entry it looks at is being overwritten. */
 #define GUARD 1024
@@ -61,7 +64,7 @@ LWLockPadded *ga_cache_locks = NULL;
 static uint64
 bucket_count(uint64 bytes)
 {
-	return pg_prevpower2_64(Max(bytes / 512, MAX_PARTITIONS));
+	return pg_prevpower2_64(Max(bytes / 1024, MAX_PARTITIONS));
 }
 
 /* At least as many as bucket_count will give when the mapping is there. */
@@ -165,12 +168,35 @@ is_expired(const Entry *entry, uint64 now)
 	return (int64) (now - entry->filled) >= ga_cache_max_age;
 }
 
+/* Brings what a lookup is going to read, most likely, on its way, all at once. Nothing here is believed. */
+static inline void
+prefetch_first(const Partition *p, const Bucket *bucket)
+{
+	uint32		head = *(const volatile uint32 *) &bucket->head;
+	Buffer		buffer = *(const volatile Buffer *) &bucket->buffer;
+
+	if (head == 0 || head > p->units)
+		return;
+	for (int line = 0; line < PREFETCHED_LINES; line++)
+		__builtin_prefetch((const char *) entry_at(p, head - 1) + line * 64);
+	if (buffer > 0 && buffer <= NBuffers)
+	{
+		const char *page = (const char *) BufferGetBlock(buffer);
+
+		__builtin_prefetch(GetBufferDescriptor(buffer - 1));
+		__builtin_prefetch(page);
+		__builtin_prefetch(page + SizeOfPageHeaderData + sizeof(ItemIdData) * bucket->offset);
+		__builtin_prefetch(page + bucket->place);
+	}
+}
+
 int
 ga_cache_find(const GaCacheKey *key, uint64 now, GaCacheVersion versions[GA_CACHE_VERSIONS])
 {
 	const Partition *p = partition_of(key->hash);
 	Bucket	   *bucket = bucket_of(p, key->hash);
 
+	prefetch_first(p, bucket);
 	for (int attempt = 0; attempt < MAX_RETRIES; attempt++)
 	{
 		uint32		sequence = pg_atomic_read_u32(&bucket->sequence);
@@ -199,7 +225,8 @@ ga_cache_find(const GaCacheKey *key, uint64 now, GaCacheVersion versions[GA_CACH
 				version->row = ROW(entry);
 				version->bytes = entry->bytes;
 				version->state = entry->state;
-				version->state_bytes = entry->state_bytes;
+				version->place = entry->place;
+				version->buffer = entry->buffer;
 			}
 			next = *(const volatile uint32 *) &entry->next;
 		}
@@ -222,6 +249,48 @@ ga_cache_read(const GaCacheVersion *version, uint32 offset, uint32 bytes, char *
 	if (bucket->heat < MAX_HEAT)
 		bucket->heat++;
 	return true;
+}
+
+/* Copies the whereabouts of a chain's first entry into its bucket. */
+static void
+remember_first(const Partition *p, Bucket *bucket)
+{
+	if (bucket->head != 0)
+	{
+		const Entry *entry = entry_at(p, bucket->head - 1);
+
+		bucket->buffer = entry->buffer;
+		bucket->place = entry->place;
+		bucket->offset = ItemPointerGetOffsetNumberNoCheck(&entry->tid);
+	}
+}
+
+uint32
+ga_cache_state_bytes(const GaCacheVersion *version)
+{
+	const char *state = version->row + version->state;
+	uint32		bytes = VARSIZE_ANY(state);
+
+	return bytes <= version->bytes - version->state ? bytes : 0;
+}
+
+void
+ga_cache_hint(const GaCacheVersion *version, Buffer buffer, uint16 place)
+{
+	Entry	   *entry = (Entry *) (version->row - sizeof(Entry));
+	Partition  *p = cache->partitions;
+
+	while (version->bucket > p->buckets + p->mask || version->bucket < p->buckets)
+		p++;
+	if (!LWLockConditionalAcquire(lock_of(p), LW_EXCLUSIVE))
+		return;
+	if (pg_atomic_read_u32(&version->bucket->sequence) == version->sequence)
+	{
+		entry->buffer = buffer;
+		entry->place = place;
+		remember_first(p, version->bucket);
+	}
+	LWLockRelease(lock_of(p));
 }
 
 /* ---- changes, under the partition's lock ---- */
@@ -274,6 +343,7 @@ remove_entry(Partition *p, Bucket *bucket, uint32 *link)
 	p->used -= entry->units;
 	change_begins(bucket);
 	*link = entry->next;
+	remember_first(p, bucket);
 	change_ends(bucket);
 	entry->id = 0;
 }
@@ -443,7 +513,8 @@ write_entry(Entry *entry, const GaCacheKey *key, const GaCacheRow *row, uint32 u
 	entry->units = units;
 	entry->bytes = row->bytes;
 	entry->state = row->state;
-	entry->state_bytes = row->state_bytes;
+	entry->place = row->place;
+	entry->buffer = row->buffer;
 	memcpy(ROW(entry), row->row, row->bytes);
 }
 
@@ -484,6 +555,7 @@ insert_locked(Partition *p, const GaCacheKey *key, const GaCacheRow *row, const 
 	entry_at(p, position)->next = *link;
 	change_begins(bucket);
 	*link = position + 1;
+	remember_first(p, bucket);
 	change_ends(bucket);
 	return GA_CACHE_STORED;
 }

@@ -49,6 +49,15 @@ SELECT since();
 SELECT agents, used_bytes = (SELECT sum((64 + pg_column_size(a) + 63) / 64 * 64) FROM gpuagent.agent a WHERE id LIKE 'c/%') AS exact,
 	used_bytes < budget_bytes AS below FROM cache_stats() WHERE tier = 'host';
 SELECT agree('{c/1,c/2,c/3,c/null,c/none}');
+-- a commit that has not reached the disk leaves no hint in the row
+SET synchronous_commit = off;
+SELECT store_agent('c/async', '[1]');
+SELECT since() IS NOT NULL AS ok;
+SELECT cached_state('c/async'), cached_state('c/async');
+SELECT cached_state('c/async');
+RESET synchronous_commit;
+SELECT since();
+SELECT delete_agent('c/async'), evict_agents('{c/async}');
 SELECT evict_agents('{c/1,c/none,c/1}'), evict_agents('{}');
 SELECT agents FROM stat_cache WHERE tier = 'host';
 SELECT since();
