@@ -21,6 +21,7 @@
 #include "store/live.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 static GaLive *lives = NULL;
@@ -318,6 +319,13 @@ ga_live_table(GaLive *live, const GaRegion *region)
 		apply_change(list[--n], &live->overlay);
 	pfree(list);
 	return &live->overlay;
+}
+
+void
+ga_live_refresh(void)
+{
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
 void

@@ -79,6 +79,9 @@ extern void ga_live_push(GaLive *live, GaLiveChange *change);
  */
 extern const GaLeaves *ga_live_table(GaLive *live, const GaRegion *region);
 
+/* Lets the caller's active snapshot see what was committed while it waited for a lock. */
+extern void ga_live_refresh(void);
+
 /* Versions that are stored in between are those of a sync: they do not make the region stale. */
 extern void ga_live_syncing(bool on);
 

@@ -123,6 +123,7 @@ ga_revert(const char *swarm)
 	if (live == NULL)
 		report_unmapped(swarm);
 	lock_version(swarm, &to);
+	ga_live_refresh();
 	require_same_shape(swarm, &region, &to.tensor);
 
 	lock = ga_step_lock(&region, live->control);

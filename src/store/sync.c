@@ -461,11 +461,15 @@ is_current(SwarmQuery q, const char *swarm, int64 version, const GaHash *tensor)
 	return same;
 }
 
-/* The swarm has a version that the region is not based on: its clients shall know, whatever becomes of this transaction. */
+/*
+ * The swarm has a version that the region is not based on. Its clients shall know: at once, unless it is this
+ * transaction that made the version and that may still be rolled back.
+ */
 static void
 report_stale(const GaLive *live, const char *swarm)
 {
-	__atomic_fetch_add(&live->control->epoch, 1, __ATOMIC_ACQ_REL);
+	if (live->stale == InvalidSubTransactionId)
+		__atomic_fetch_add(&live->control->epoch, 1, __ATOMIC_ACQ_REL);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("swarm \"%s\" was changed by another than its mapped memory", swarm),
@@ -550,6 +554,7 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 	ga_name_check("swarm", swarm, strlen(swarm));
 	snprintf(object, sizeof object, "swarm:%s", swarm);
 	ga_region_exclude(object, true);
+	ga_live_refresh();
 	if (ga_region_find(object, true, -1, NULL, &region))
 		live = ga_live_open(&region);
 	if (live == NULL)

@@ -143,11 +143,11 @@ class DeltaTest(unittest.TestCase):
             for change in changes:
                 with self.subTest(mode=mode, codec=codec, change=change):
                     self.conn.execute("SAVEPOINT b")
-                    self.conn.execute("UPDATE gpuagent_store.chunk_delta SET " + change)
+                    self.conn.execute("UPDATE gpuagent_store.chunk_delta SET " + change + " WHERE hash = %s", (row[0],))
                     with self.assertRaises(psycopg.errors.DataCorrupted):
                         self.value("SELECT gpuagent_store.get_tensor(%s)", tensor)
                     self.conn.execute("ROLLBACK TO b")
-                    self.conn.execute("UPDATE gpuagent_store.chunk_delta SET " + change)
+                    self.conn.execute("UPDATE gpuagent_store.chunk_delta SET " + change + " WHERE hash = %s", (row[0],))
                     self.assertIsNotNone(self.value("SELECT gpuagent_store.tensor_problem(%s)", tensor))
                     self.conn.execute("ROLLBACK TO b")
             for change in ("DELETE FROM gpuagent_store.chunk WHERE hash = %s", "UPDATE gpuagent_store.chunk SET crc = crc + 1 WHERE hash = %s"):
