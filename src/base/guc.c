@@ -189,7 +189,7 @@ define_device_settings(GucContext server)
 							 &ga_allow_ipc_handles, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("gpuagent.device_faults",
 							 "Lets a superuser make the device process fail, for tests.",
-							 NULL, &ga_device_faults, false, server, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+							 "It is then always started again after the same short time.", &ga_device_faults, false, server, GUC_SUPERUSER_ONLY | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 }
 
 static void

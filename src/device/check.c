@@ -188,9 +188,9 @@ ga_check_device_sql(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("nbytes is out of range")));
 	check.device = ga_device_choose(name);
-	prepare(&check);
 	check.source = make_region(&check);
 	check.target = make_region(&check);
+	prepare(&check);
 	check_transfers(&check);
 	wait_for(seconds);
 	check_fingerprints(&check);

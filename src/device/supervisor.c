@@ -151,7 +151,8 @@ after_death(int status)
 	{
 		log_death(status, true);
 		next_start_ns = now_ns() + delay_ms * INT64CONST(1000000);
-		delay_ms = Min(2 * delay_ms, LONGEST_DELAY_MS);
+		if (!ga_device_faults)
+			delay_ms = Min(2 * delay_ms, LONGEST_DELAY_MS);
 	}
 	child = 0;
 }
