@@ -47,7 +47,7 @@ class Torn(HandleError):
 _CONTROL = struct.Struct("=IIQQQQIIq")  # GaControl
 _CONTROL_MAGIC = 0x4C525443
 _SEQUENCE, _STEP, _EPOCH = 3, 4, 10  # as 8-byte words, the last as a 4-byte word
-_EPOCH_EXPIRED = 0xFFFFFFFF
+_EPOCH_EXPIRED = 0x80000000  # a bit of it
 _PAGE = 4096
 _HELLO = struct.Struct("=IIII32s")  # GaHello
 _MEMORY = struct.Struct("=IIQ16sIi")  # GaMemory
@@ -151,7 +151,7 @@ class _Control:
     def check(self) -> None:
         if self.lost:
             raise StaleHandle(self.lost)
-        if self.halves[_EPOCH] == _EPOCH_EXPIRED or os.fstat(self.fd).st_nlink == 0:
+        if self.halves[_EPOCH] & _EPOCH_EXPIRED or os.fstat(self.fd).st_nlink == 0:
             raise StaleHandle("the lease has ended")
         if self.halves[_EPOCH] != self.epoch:
             raise StaleHandle("the server replaced the contents, by a restore or a restart of the device, since they were mapped")
@@ -401,7 +401,7 @@ class Mapped:
     def _layout(self, raw: bool) -> tuple[_DType, tuple[int, ...]]:
         dtype = _BY_NAME[self.dtype]
         if not dtype.native and not raw:
-            raise TypeError(f"there is no such dtype here for {self.dtype}; raw=True gives its bits as {dtype.storage.name}")
+            raise TypeError(f"{self.dtype} has no dtype here; raw=True gives its bits as {dtype.storage.name}")
         return dtype, (self.nbytes,) if dtype.alias == "packed" else self.shape
 
     def _open_memory(self) -> Any:
@@ -440,12 +440,10 @@ class Mapped:
 
         memory = self._open_memory()
         dtype = _BY_NAME[self.dtype]
-        name = dtype.alias or {"?": "bool", "<c8": "complex64"}.get(dtype.storage.str.replace("|", ""), dtype.storage.name)
+        name, shape = dtype.alias or dtype.storage.name, self.shape
         if not hasattr(torch, name):
-            dtype, shape = self._layout(raw)
-            name = dtype.storage.name
-        else:
-            shape = self.shape
+            shape = self._layout(raw)[1]
+            name = ("uint8", "int16", "int32", "int64")[dtype.storage.itemsize.bit_length() - 1]
         if isinstance(memory, _HostMemory):
             width = f"<i{dtype.storage.itemsize}" if dtype.storage.itemsize > 1 else "u1"
             result = torch.from_numpy(memory.array(np.dtype(width), shape, copy_on_write=True))
@@ -489,7 +487,7 @@ class Mapped:
         """
         self._open_memory()
         self._control.check()
-        if self._control.stepping:
+        if self._control.stepping == threading.get_ident():
             raise RuntimeError("sync() inside a step would wait for it")
         if not force and self._control.torn():
             raise Torn(f"a writer of {self.object} ended inside a step: revert(), or sync(force=True)")
@@ -572,10 +570,10 @@ def _interval(lease: Any) -> Any:
 
 
 def _renew(cur: psycopg.Cursor, handle: Any, lease: Any) -> datetime.datetime:
-    expires_at = cur.execute("SELECT gpuagent.renew_handle(%s, %s::interval)", [handle, lease]).fetchone()[0]
-    if expires_at is None:
-        raise StaleHandle("the lease has ended")
-    return expires_at
+    try:
+        return cur.execute("SELECT gpuagent.renew_handle(%s, %s::interval)", [handle, lease]).fetchone()[0]
+    except psycopg.errors.UndefinedObject as e:
+        raise StaleHandle(f"the lease has ended: {e}") from e
 
 
 def _renew_often(stop: Any, mapped: Any, conninfo: tuple[str, str], handle: Any, lease: Any, interval: float) -> None:

@@ -155,20 +155,28 @@ suite_tap() {
 	cp -R "$out/tmp_check/log" "$LOGS/tap-servers" 2>/dev/null || cp -R "$out/log" "$LOGS/tap-servers" 2>/dev/null || true
 }
 
+# Two servers: one as the configuration says, one whose memory comes from a device process, the emulated one.
 suite_python() {
 	find_files python "$GA_ROOT/test/python" -name 'test*.py' || return 0
-	local log=$LOGS/python.log status=0 ran bad
+	local log=$LOGS/python.log status=0 ran bad server program=$GA_WORK/gpuagent_device_emulated
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device"
+	cp "$GA_ROOT/build/device/gpuagent_device_emulated" "$program"
 	ga_cluster_start python "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
-	ga_psql python -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
-	ga_psql python -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
+	ga_cluster_start python_device "include = '$GA_WORK/stage/test/conf/gpuagent.conf'" \
+		"gpuagent.device = 'cuda'" "gpuagent.device_program = '$program'"
+	for server in python python_device; do
+		ga_psql "$server" -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
+		ga_psql "$server" -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
+	done
 	(
 		cd "$GA_WORK/stage/test/python"
 		env -u PYTHONHOME "PYTHONPATH=$GA_WORK/stage/python:$GA_WORK/stage/demo" PYTHONDONTWRITEBYTECODE=1 \
-			"PGHOST=$GA_WORK/python" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
+			"PGHOST=$GA_WORK/python" "GA_DEVICE_PGHOST=$GA_WORK/python_device" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
 			"GA_TEST_DATA=$GA_WORK/stage/test/data" "GA_TEST_LONG=${GA_TEST_LONG:-}" \
 			"$GA_VENV/bin/python" -m unittest -v
 	) >"$log" 2>&1 || status=$?
 	ga_cluster_stop python
+	ga_cluster_stop python_device
 	ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$log" | tail -n 1)
 	# "OK", or "FAILED (failures=1, errors=2, skipped=3)": each of these counts as failed.
 	bad=$(tail -n 1 "$log" | tr -c '0-9\n' ' ' | awk '{for (i = 1; i <= NF; i++) n += $i} END {print n + 0}')
