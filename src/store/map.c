@@ -411,17 +411,27 @@ ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const
 	uint8		token[GA_TOKEN_LEN] = {0};
 	GaLease		lease;
 
-	/* The device first: a grant that nobody has a lease for runs out by itself. */
-	if (region->kind == GA_KIND_CUDA_FD)
-	{
-		if (!pg_strong_random(token, sizeof token))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate random values")));
-		ga_region_grant(region->id, region->device, write, token, expires_at);
-	}
+	if (region->kind == GA_KIND_CUDA_FD && !pg_strong_random(token, sizeof token))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+
+	/* The lease first: it keeps the region, which nobody else may have. */
 	if (!ga_lease_grant(region->id, write, expires_at, &lease))
 		return false;
+	if (region->kind == GA_KIND_CUDA_FD)
+	{
+		PG_TRY();
+		{
+			ga_region_grant(region->id, region->device, write, token, expires_at);
+		}
+		PG_CATCH();
+		{
+			(void) ga_lease_end(&lease.handle);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
 	*handle = handle_row(fcinfo, region, &lease, token);
 	return true;
 }

@@ -158,12 +158,10 @@ suite_tap() {
 # Two servers: one as the configuration says, one whose memory comes from a device process, the emulated one.
 suite_python() {
 	find_files python "$GA_ROOT/test/python" -name 'test*.py' || return 0
-	local log=$LOGS/python.log status=0 ran bad server program=$GA_WORK/gpuagent_device_emulated
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device"
-	cp "$GA_ROOT/build/device/gpuagent_device_emulated" "$program"
+	local log=$LOGS/python.log status=0 ran bad server
 	ga_cluster_start python "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
 	ga_cluster_start python_device "include = '$GA_WORK/stage/test/conf/gpuagent.conf'" \
-		"gpuagent.device = 'cuda'" "gpuagent.device_program = '$program'"
+		"gpuagent.device = 'cuda'" "gpuagent.device_program = '$GA_WORK/stage/gpuagent_device_emulated'"
 	for server in python python_device; do
 		ga_psql "$server" -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
 		ga_psql "$server" -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
