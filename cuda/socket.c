@@ -64,6 +64,7 @@ static Connection *closed;		/* freed when no event can speak of them any more */
 
 static pthread_mutex_t stripes[STRIPES];
 static Connection *of_slot[GA_MAX_SLOTS];	/* under the stripe's lock */
+static Connection *exiting[GA_MAX_SLOTS];
 
 /* ----- the supervisor ----- */
 
@@ -201,6 +202,8 @@ drop(Connection *connection)
 {
 	if (connection->kind == KIND_SILENT)
 		unlist_silent(connection);
+	if (connection->kind == KIND_EXITING)
+		exiting[connection->slot] = NULL;
 	if (connection->kind == KIND_BACKEND)
 	{
 		pthread_mutex_lock(&stripes[connection->slot % STRIPES]);
@@ -288,6 +291,9 @@ owner_left(Connection *connection)
 	connection = calloc(1, sizeof(*connection));
 	if (connection == NULL)
 		ga_die("out of memory");
+	if (exiting[number] != NULL)
+		drop(exiting[number]);
+	exiting[number] = connection;
 	connection->kind = KIND_EXITING;
 	connection->fd = fd;
 	connection->pid = pid;
@@ -345,6 +351,8 @@ greet_backend(Connection *connection, uint32_t number)
 	GaSlot	   *slot = &ga_server.slots[number];
 
 	unlist_silent(connection);
+	if (exiting[number] != NULL)
+		drop(exiting[number]);
 	connection->kind = KIND_BACKEND;
 	connection->slot = number;
 	pthread_mutex_lock(&stripes[number % STRIPES]);

@@ -4,7 +4,7 @@
 #
 #	test/harness/run.sh [--long] [SUITE...]		default: every suite
 #
-# Suites: check unit regress isolation pgtap tap python doc, and long with --long.  The last line printed is
+# Suites: check unit device regress isolation pgtap tap python doc, and long with --long.  The last line printed is
 # "N passed, M failed", summed over the suites; the exit status is non-zero unless M is 0.  A suite that cannot run,
 # or a test that skips itself, is a failure.  Logs of the last run are kept in build/test-logs.
 
@@ -12,7 +12,7 @@ set -euo pipefail
 # shellcheck source=test/harness/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-SUITES=(check unit regress isolation pgtap tap python doc)
+SUITES=(check unit device regress isolation pgtap tap python doc)
 LOGS=$GA_ROOT/build/test-logs
 total_passed=0
 total_failed=0
@@ -79,6 +79,15 @@ suite_unit() {
 	# shellcheck disable=SC2317
 	unit_check() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$1" "PG_CONFIG=$GA_PG_CONFIG" WERROR=1 check; }
 	run_tap_files unit "$GA_ROOT/test/unit" -- unit_check
+}
+
+# The device process without PostgreSQL: an emulated device, or the program that GA_DEVICE_PROGRAM names.
+suite_device() {
+	find_files device "$GA_ROOT/test/device" -name 'test_*.c' || return 0
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device" tests
+	# shellcheck disable=SC2317
+	device_run() { "$GA_ROOT/build/device/$(basename "$1" .c)"; }
+	run_tap_files device "${files[@]}" -- device_run
 }
 
 # Count the verdicts of pg_regress, in the words of 15 or as the TAP of 16 and later.
