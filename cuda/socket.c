@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define HELLO_SECONDS 10
+#define HELLO_SECONDS 5
 #define MAX_SILENT 256			/* connections without a hello */
 #define STRIPES 64
 #define EVENTS 64
