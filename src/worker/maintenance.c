@@ -11,9 +11,7 @@
  */
 #include "base/compat.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/guc.h"
@@ -31,12 +29,10 @@
 #include "storage/procsignal.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "worker/worker.h"
 
@@ -53,11 +49,6 @@ typedef struct Schedule
 
 static Schedule schedule[MAX_TASKS];
 
-/* tables_owner's answer, until some relation changes. */
-static bool owner_known = false;
-static bool owner_mixed = false;
-static Oid	owner_found = InvalidOid;
-
 /* Set while the process may be broken off anywhere; a signal in between waits for the end of the loop. */
 static volatile sig_atomic_t breakable = true;
 
@@ -73,66 +64,31 @@ terminate(SIGNAL_ARGS)
 	errno = save_errno;
 }
 
-static void
-forget_owner(Datum arg, Oid relation)
-{
-	owner_known = false;
-}
-
-/* Adds the tables of a schema to what is known of owners. */
-static void
-look_at_owners(Oid schema)
-{
-	Relation	classes;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_class_relnamespace, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(schema));
-	classes = table_open(RelationRelationId, AccessShareLock);
-	scan = systable_beginscan(classes, InvalidOid, false, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_class row = (Form_pg_class) GETSTRUCT(tuple);
-
-		if (row->relkind != RELKIND_RELATION && row->relkind != RELKIND_PARTITIONED_TABLE)
-			continue;
-		owner_mixed |= OidIsValid(owner_found) && owner_found != row->relowner;
-		owner_found = row->relowner;
-	}
-	systable_endscan(scan);
-	table_close(classes, AccessShareLock);
-}
-
-/*
- * Owner of the extension's tables; InvalidOid when there are none. Several
- * owners are an error: what the triggers of one do would run with the rights of
- * another.
- */
+/* The owner of the task's tables; InvalidOid when one does not exist. */
 static Oid
-tables_owner(void)
+tables_owner(const GaTask *task)
 {
 	Oid			schema = get_namespace_oid("gpuagent", true);
-	Oid			store = get_namespace_oid("gpuagent_store", true);
+	Oid			owner = InvalidOid;
 
-	if (!owner_known)
+	for (int i = 0; i < GA_TASK_TABLES && task->tables[i]; i++)
 	{
-		owner_mixed = false;
-		owner_found = InvalidOid;
-		owner_known = true;		/* first, so that a change meanwhile is not lost */
-		if (OidIsValid(schema) && OidIsValid(store))
-		{
-			look_at_owners(schema);
-			look_at_owners(store);
-		}
+		HeapTuple	tuple = SearchSysCache2(RELNAMENSP, PointerGetDatum(task->tables[i]), ObjectIdGetDatum(schema));
+		Oid			of_table;
+
+		if (!HeapTupleIsValid(tuple))
+			return InvalidOid;
+		of_table = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+		if (OidIsValid(owner) && owner != of_table)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("tables \"%s\" and \"%s\" have different owners", task->tables[0], task->tables[i]),
+					 errdetail("Maintenance runs as the owner of both."),
+					 errhint("Give them one owner with ALTER TABLE ... OWNER TO.")));
+		owner = of_table;
 	}
-	if (owner_mixed)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("tables of gpuagent have several owners"),
-				 errdetail("Maintenance runs as the owner of all of them."),
-				 errhint("Give them one owner with ALTER TABLE ... OWNER TO.")));
-	return owner_found;
+	return owner;
 }
 
 static bool
@@ -174,7 +130,7 @@ run_in_transaction(const GaTask *task, const char *query)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	owner = tables_owner();
+	owner = tables_owner(task);
 	if (OidIsValid(owner) && function_exists(task->function))
 	{
 		pgstat_report_activity(STATE_RUNNING, query);
@@ -220,7 +176,6 @@ run(int number)
 			AbortCurrentTransaction();
 			FlushErrorState();
 			RESUME_INTERRUPTS();
-			owner_known = false;
 			failed = true;
 		}
 		PG_END_TRY();
@@ -321,7 +276,6 @@ prepare(Datum argument)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	override_settings();
-	CacheRegisterRelcacheCallback(forget_owner, (Datum) 0);
 	for (int i = 0; i < ga_ntasks; i++)
 		set_due(i, false);
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "gpuagent maintenance", ALLOCSET_DEFAULT_SIZES));

@@ -46,8 +46,8 @@ has_autosync(void)
 }
 
 const GaTask ga_tasks[] = {
-	{.function = "autosync", .interval = sync_interval, .wanted = has_autosync},
-	{.function = "prewarm_cache", .interval = at_start, .on_standby = true},
-	{.function = "save_cache_keys", .interval = five_minutes, .at_exit = true},
+	{.function = "autosync", .tables = {"swarm", "swarm_version"}, .interval = sync_interval, .wanted = has_autosync},
+	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
+	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true},
 };
 const int	ga_ntasks = lengthof(ga_tasks);

@@ -25,13 +25,19 @@ extern GaFinding ga_extension_state(void);
 
 /*
  * A task calls a function without arguments in a transaction of its own, as the
- * owner of the tables and restricted as a REFRESH of a materialized view is:
- * tables can carry triggers, policies and defaults that users wrote. It is left
- * out while the function does not exist.
+ * owner of the tables that it writes or reads, and restricted as a REFRESH of a
+ * materialized view is: tables can carry triggers, policies and defaults that
+ * users wrote. All of `tables` have one owner or the task fails: what the
+ * triggers of one do would run with the rights of another. (The store's tables
+ * need not be listed: what is inserted there is inserted as their owner.) A task
+ * is left out while its function or a table does not exist.
  */
+#define GA_TASK_TABLES 4
+
 typedef struct GaTask
 {
 	const char *function;		/* in schema gpuagent_store */
+	const char *tables[GA_TASK_TABLES]; /* in schema gpuagent */
 	int			(*interval) (void);	/* ms from end to start; 0: once, when the worker has started */
 	bool		on_standby;
 	bool		at_exit;		/* also when the worker is asked to end, unless in a hurry */
