@@ -10,9 +10,9 @@
  * that lock an odd sequence means that a writer died in its step: the contents
  * are torn.
  *
- * Copies take memory of the size of what changed, up to COPY_LIMIT or
- * maintenance_work_mem. More than that is stored straight from the region,
- * while the client waits.
+ * Copies take memory of the size of what changed, up to four times
+ * maintenance_work_mem. More than that is stored straight from the region, while
+ * the client waits.
  */
 #include "base/compat.h"
 
@@ -26,7 +26,7 @@
 #include "store/live.h"
 #include "utils/wait_event.h"
 
-#define COPY_LIMIT ((uint64) 256 * 1024 * 1024)
+#define COPY_LIMIT ((uint64) 4 * 1024 * maintenance_work_mem)
 #define FREE_ATTEMPTS 3			/* without the step lock */
 #define LOCKED_ATTEMPTS 3
 #define POLL_US 100				/* for the step lock: it may be free for moments only */
@@ -131,7 +131,6 @@ find_dirty(const GaLeaves *table, GaSnapshot *s)
 static bool
 copy_dirty(GaSnapshot *s)
 {
-	uint64		limit = Max(COPY_LIMIT, (uint64) maintenance_work_mem * 1024);
 	uint64		bytes = (uint64) s->ndirty * GA_LEAF_SIZE;
 
 	if (s->data != NULL && s->data_bytes < bytes)
@@ -141,7 +140,7 @@ copy_dirty(GaSnapshot *s)
 	}
 	if (s->data == NULL)
 	{
-		if (bytes <= limit)
+		if (bytes <= COPY_LIMIT)
 			s->data = palloc_extended(bytes, MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
 		if (s->data == NULL)
 			return false;

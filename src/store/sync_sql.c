@@ -9,20 +9,14 @@
 #include "base/guc.h"
 #include "base/names.h"
 #include "base/shared.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "store/live.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* A region whose sync failed is tried again after its next step, or after so long. */
@@ -198,37 +192,13 @@ sync_candidate(const Candidate *candidate, uint64 step)
 	return result.changed;
 }
 
-/*
- * What others put behind the tables (triggers, policies) runs as their owner, never with the rights of the worker that
- * is a superuser. A caller without the owner's rights goes on with its own.
- */
-static void
-become_owner(void)
-{
-	Oid			schema = get_namespace_oid("gpuagent", false);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(get_relname_relid("swarm", schema)));
-	Oid			user,
-				owner;
-	int			context;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "table gpuagent.swarm does not exist");
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	GetUserIdAndSecContext(&user, &context);
-	if (has_privs_of_role(user, owner))
-		SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
-}
-
-/* autosync() bigint: versions made */
+/* autosync() bigint: versions made. The maintenance worker calls it as the owner of the tables. */
 PG_FUNCTION_INFO_V1(ga_autosync);
 Datum
 ga_autosync(PG_FUNCTION_ARGS)
 {
 	Candidates	candidates = {.max = ga_max_handles};
 	int64		versions = 0;
-	Oid			user;
-	int			context;
 
 	ga_setup_check();
 	ga_shared_require();
@@ -236,8 +206,6 @@ ga_autosync(PG_FUNCTION_ARGS)
 	ga_regions_each(collect, &candidates);
 	if (candidates.n == 0)
 		PG_RETURN_INT64(0);
-	GetUserIdAndSecContext(&user, &context);
-	become_owner();
 	for (int i = 0; i < candidates.n; i++)
 	{
 		Candidate  *candidate = &candidates.list[i];
@@ -252,6 +220,5 @@ ga_autosync(PG_FUNCTION_ARGS)
 			sync_candidate(candidate, step))
 			versions++;
 	}
-	SetUserIdAndSecContext(user, context);
 	PG_RETURN_INT64(versions);
 }
