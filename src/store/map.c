@@ -320,7 +320,7 @@ check_writable(const MapSwarm *map, const SwarmVersion *found, const GaRegion *r
 				 errdetail("Another version " INT64_FORMAT " has taken the place of the one that is mapped.", region->version) :
 				 errdetail("Its mapped version is " INT64_FORMAT ", its newest is " INT64_FORMAT ".",
 						   region->version, found->version),
-				 errhint("Let every client unmap it, with gpuagent.unmap_swarm(), then map it again.")));
+				 errhint("Bring the newest version into the mapped memory with gpuagent.revert_swarm(), or let every client unmap it.")));
 	if (!map->place.any && (region->device != map->place.device || map->place.ipc != (region->kind == GA_KIND_CUDA_IPC)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

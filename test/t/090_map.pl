@@ -9,7 +9,6 @@ use GpuAgentTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
 
 use constant { F_OFD_SETLK => 37, LOCK_HOLD => 0 };
 
