@@ -546,9 +546,11 @@ class Mapped:
         if self._control.stepping:
             raise RuntimeError("close() inside a step")
         self._closed = True
-        self._stop.set()
         del self._memory, self._control
-        if self._conn is not None and self._pid == os.getpid():
+        if self._pid != os.getpid():
+            return
+        self._stop.set()
+        if self._conn is not None:
             try:
                 _unmap(self._conn, self._conninfo, self.handle)
             except psycopg.Error as e:
