@@ -44,6 +44,11 @@
 #define ga_json_lexer(json, len, encoding) makeJsonLexContextCstringLen((char *) (json), (int) (len), (encoding), true)
 #endif
 
+/* 18 writes it in front of a declaration. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18 lets a module carry its name and version. */
 #if PG_VERSION_NUM >= 180000
 #define GA_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "gpuagent", .version = GA_VERSION)

@@ -33,7 +33,7 @@ extern void ga_map_make(GaRegion *wanted, const GaMapPlace *place, GaMapFill fil
 extern bool ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const Interval *lease, Datum *handle);
 
 /* Throws 42704 for a handle that the caller does not have. */
-extern void ga_map_report_unknown(Datum handle) pg_attribute_noreturn();
+pg_noreturn extern void ga_map_report_unknown(Datum handle);
 
 /* "shm", .. */
 extern const char *ga_map_kind(GaRegionKind kind);
