@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Neuro-evolution of a controller for cart-pole on a swarm that is mapped in place.
 
     PYTHONPATH=python python3 doc/examples/evolve.py --conninfo "dbname=app" --curve evolve.png
@@ -88,7 +87,7 @@ def returns(arrays: Arrays, population: Any, hidden: int, starts: np.ndarray) ->
     act = network(xp, population, hidden)
     state = arrays.put(np.repeat(starts.astype(np.float32)[None], len(population), axis=0))
     x, v, angle, spin = (state[:, :, i] for i in range(4))
-    alive = x == x
+    alive = abs(x) <= 2.4
     total = x * 0
     for step in range(STEPS):
         total = total + alive
@@ -148,7 +147,7 @@ def begin(conn: psycopg.Connection, args: argparse.Namespace) -> tuple[int, bool
         metadata = {"generation": 0, "configuration": configuration(args)}
         gpuagent.store_swarm(conn, args.swarm, first.astype(np.float32), metadata=metadata, expected_version=0)
         return 0, False
-    version, metadata = found
+    metadata = found[1]
     if metadata.get("configuration") != configuration(args):
         sys.exit(f"swarm {args.swarm!r} is of another configuration: {metadata.get('configuration')}; use another --swarm")
     return metadata["generation"], True

@@ -36,8 +36,17 @@ from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
 __all__ = [
-    *("Tensor", "register", "store_swarm", "save_state_dict", "load_state_dict"),
-    *("map_swarm", "open_handle", "Mapped", "HandleError", "StaleHandle", "Torn"),
+    "HandleError",
+    "Mapped",
+    "StaleHandle",
+    "Tensor",
+    "Torn",
+    "load_state_dict",
+    "map_swarm",
+    "open_handle",
+    "register",
+    "save_state_dict",
+    "store_swarm",
 ]
 
 TYPES = ("embedding", "agent_state", "swarm_tensor")

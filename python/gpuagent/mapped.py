@@ -83,7 +83,7 @@ class _Map(mmap.mmap):
     control: Any
 
 
-_open = weakref.WeakSet()  # what has to know of a fork
+_open: weakref.WeakSet[Any] = weakref.WeakSet()  # what has to know of a fork
 
 
 def _after_fork() -> None:
@@ -295,7 +295,8 @@ def _connect(path: str) -> socket.socket:
 
 def _fetch(path: str, token: bytes) -> tuple[socket.socket, int, bytes, list[int]]:
     """Connection, bytes, GPU and the fds of memory and control page, from the device process."""
-    connection, fds = _connect(path), []
+    connection = _connect(path)
+    fds: list[int] = []
     try:
         connection.sendall(_HELLO.pack(_PROTOCOL_MAGIC, _PROTOCOL_VERSION, _HELLO_CLIENT, 0, token))
         answer, fds, _, _ = socket.recv_fds(connection, _MEMORY.size, 2)

@@ -104,12 +104,10 @@ def pgbench(script: str, clients: int, seconds: int) -> tuple[list[float], int]:
         done = subprocess.run(command, capture_output=True, text=True)
         latencies, failed = [], 0
         for name in glob.glob(f"{folder}/log*"):
-            for line in open(name):
-                latency = line.split()[2]
-                if latency.isdigit():
-                    latencies.append(int(latency) * 1e-6)
-                else:
-                    failed += 1
+            with open(name) as log:
+                third = [line.split()[2] for line in log]
+            latencies += [int(latency) * 1e-6 for latency in third if latency.isdigit()]
+            failed += sum(not latency.isdigit() for latency in third)
         # A client whose query fails ends, and pgbench with it.
         if done.returncode != 0:
             print(done.stderr[-2000:], file=sys.stderr)

@@ -180,6 +180,14 @@ class MappedTest(unittest.TestCase):
             self.assertTrue((sw.numpy() == 1200).all())
             self.assertEqual(sw.steps, 1200)
 
+    def test_autosync_makes_versions_by_itself(self):
+        with self.map(autosync=True) as sw:
+            for value in (1, 2):
+                with sw.step():
+                    sw.numpy()[:100] = value
+                self.wait_until(lambda value=value: (self.stored()[:100] == value).all(), 20)
+            self.assertEqual((sw.sync(), sw.synced.changed), (3, False))
+
     def test_steps_do_not_nest(self):
         with self.map() as sw:
             with sw.step():
@@ -514,6 +522,36 @@ if "GA_DEVICE_PGHOST" in os.environ:
             patch = mock.patch.object(mapped, "_import_fd", EmulatedMemory)
             patch.start()
             self.addCleanup(patch.stop)
+
+        def test_the_device_process_may_die(self):
+            self.store(np.zeros((2000, 64), np.float32))
+
+            def service():
+                return self.one("SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'")
+
+            def synced():
+                try:
+                    return sw.sync()
+                except psycopg.errors.ObjectNotInPrerequisiteState:  # one that was under way, or came too early
+                    return None
+
+            with self.map() as sw:
+                array = sw.numpy()
+                for i in range(3):
+                    with sw.step():
+                        array[i] = i + 1
+                    pid = service()
+                    os.kill(pid, signal.SIGKILL)
+                    with sw.step():
+                        array[1000 + i] = i + 1
+                    self.wait_until(synced)
+                    np.testing.assert_array_equal(self.stored(), array)
+                    self.assertNotEqual(service(), pid)
+                self.assertEqual(sw.steps, 6)
+            # Held by a connection that went with the first process, and by its lock: only that counts.
+            self.assertGreater(self.used(), 0)
+            del array
+            self.wait_until(lambda: self.used() == 0)
 
         def test_tokens_are_for_one_client(self):
             query = "SELECT * FROM gpuagent.map_swarm(%s, device => 'cuda')"
