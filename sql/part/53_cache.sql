@@ -45,3 +45,13 @@ COMMENT ON VIEW gpuagent.stat_cache IS 'cache_stats() and the share of hits amon
 CREATE FUNCTION gpuagent_store.reset_cache_stats() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_cache_reset_stats_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION gpuagent_store.reset_cache_stats() IS 'the cache''s part of reset_stats()';
+
+CREATE FUNCTION gpuagent_store.save_cache_keys() RETURNS bigint
+    AS 'MODULE_PATHNAME', 'ga_save_cache_keys' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.save_cache_keys() IS
+    'writes the ids of this database''s cached agents to the tree, hottest first; their number. Maintenance workers call it';
+
+CREATE FUNCTION gpuagent_store.prewarm_cache() RETURNS bigint
+    AS 'MODULE_PATHNAME', 'ga_prewarm_cache' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.prewarm_cache() IS
+    'caches the agents whose ids save_cache_keys() wrote, as far as there is room; their number. Maintenance workers call it after the server was started';
