@@ -175,8 +175,12 @@ SELECT cached_state('c/t'), agree('{c/t}');
 SELECT store_agents('{c/1,c/2,c/3}', '[[1],[2],[3]]');
 DELETE FROM gpuagent.agent WHERE id = 'c/t';
 SELECT cache_agents(prefix => 'c/');
+-- in the new file c/3, of the same xmin, has the tid that c/1 had
+SELECT ctid AS first FROM gpuagent.agent WHERE id = 'c/1' \gset
+DELETE FROM gpuagent.agent WHERE id = 'c/1';
 VACUUM FULL gpuagent.agent;
-SELECT agree('{c/1,c/2,c/3,c/t}');
+SELECT ctid = :'first' AS same_tid, cached_state('c/1'), agree('{c/1,c/2,c/3,c/t}') FROM gpuagent.agent WHERE id = 'c/3';
+SELECT store_agent('c/1', '[1]');
 SELECT cache_agents(prefix => 'c/'), agree('{c/1,c/2,c/3,c/t}');
 BEGIN;
 CLUSTER gpuagent.agent USING agent_pkey;
