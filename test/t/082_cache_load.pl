@@ -10,15 +10,15 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $seconds = $ENV{GA_TEST_LONG} ? 60 : 4;
-my $node = new_node('main', conf => "gpuagent.host_cache_size = 32MB\nautovacuum_naptime = 1s\nlog_min_messages = warning\n");
+my $node = new_node('main', conf => "gpuagent.host_cache_size = 32MB\nautovacuum_naptime = 1s\nrestart_after_crash = on\nlog_statement = none\n");
 
 # 400 agents of 100 kB in 16 MB, and 200 small ones, some of which are written all the time.
+$node->safe_psql('postgres', q{ALTER DATABASE postgres SET search_path = public, gpuagent});
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION body(i bigint, version bigint, size bigint) RETURNS gpuagent.agent_state LANGUAGE sql AS $$
 		SELECT gpuagent.tensor('U8', ARRAY[size * 16], convert_to(repeat(lpad(i || '.' || version, 16), size::int), 'UTF8'))::gpuagent.agent_state
 	$$;
 	INSERT INTO gpuagent.agent (id, state) SELECT 'a' || i, body(i, 1, CASE WHEN i <= 200 THEN 8 ELSE 6400 END) FROM generate_series(1, 600) i;
-	CREATE TABLE done (reads bigint);
 	CREATE FUNCTION check_agent(i bigint) RETURNS void LANGUAGE plpgsql AS $$
 	DECLARE
 		same boolean;
@@ -85,21 +85,40 @@ is_value($node, q{
 	SELECT gpuagent.evict_agents() > 0;
 	SELECT agents, used_bytes FROM gpuagent.cache_stats() WHERE tier = 'host'}, "t\n0|0", 'nothing is left when all is evicted');
 
-# Cancelled and terminated at random.
+# Cancelled and terminated at random. psql goes on after an error.
+my $lines = $node->basedir . '/lines.sql';
+append_to_file($lines, join '', map { sprintf("SELECT check_agent(%d), gpuagent.cache_agent('a%d'), gpuagent.evict_agents('{a%d}');\n",
+	1 + int rand 600, 1 + int rand 600, 1 + int rand 600) } 1 .. 20000);
 $runs = load($seconds);
+foreach my $i (1 .. 4)
+{
+	my $log = $node->basedir . "/psql$i.log";
+	push @$runs, [ "psql $i", IPC::Run::start([ 'psql', '-X', '-q', '-f', $lines, '-h', $node->host, '-p', $node->port, 'postgres' ], '>', '/dev/null', '2>', $log), $log ];
+}
 my $end = time + $seconds - 1;
+my $disturbed = 0;
 while (time < $end)
 {
-	$node->psql('postgres', q{SELECT CASE WHEN random() < 0.7 THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END
-		FROM pg_stat_activity WHERE application_name = 'pgbench' ORDER BY random() LIMIT 1});
-	sleep 0.05;
+	my $done = $node->safe_psql('postgres', q{SELECT CASE WHEN random() < 0.9 THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END
+		FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
+	$disturbed++ if $done eq 't';
+	sleep 0.02;
 }
 foreach my $run (@$runs)
 {
 	my ($name, $handle, $out, $err) = @$run;
-	eval { $handle->finish };
+	if ($name =~ /psql/)
+	{
+		$handle->kill_kill;
+		$err = \slurp_file($out);
+	}
+	else
+	{
+		eval { $handle->finish };
+	}
 	unlike($$err, qr/stale/, "$name: no wrong answer between cancelled and terminated sessions");
 }
+cmp_ok($disturbed, '>', 5, 'there were such');
 is_value($node, q{SELECT count(*) FROM generate_series(1, 600) i, check_agent(i)}, '600', 'all is right afterwards');
 $node->safe_psql('postgres', q{VACUUM (FREEZE) gpuagent.agent});
 is_value($node, q{SELECT count(*) FROM generate_series(1, 600) i, check_agent(i)}, '600', 'and after VACUUM, which no pin keeps from its pages');
@@ -108,7 +127,7 @@ unlike(slurp_file($node->logfile), qr/leak|PANIC|TRAP/, 'nothing leaked');
 # Killed: the server starts again, the cache is empty or pre-warmed, and right.
 $runs = load(30);
 sleep 1;
-my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'active' LIMIT 1});
+my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid() LIMIT 1});
 kill 'KILL', $pid;
 foreach my $run (@$runs)
 {
