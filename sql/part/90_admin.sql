@@ -13,6 +13,10 @@ CREATE FUNCTION gpuagent_store.worker_findings() RETURNS TABLE (item text, statu
     AS 'MODULE_PATHNAME', 'ga_worker_findings' LANGUAGE C STABLE PARALLEL SAFE ROWS 1;
 COMMENT ON FUNCTION gpuagent_store.worker_findings() IS 'what check_setup() sees of background workers; no row without preloading';
 
+CREATE FUNCTION gpuagent_store.device_findings() RETURNS TABLE (item text, status text, detail text, hint text)
+    AS 'MODULE_PATHNAME', 'ga_device_findings' LANGUAGE C STABLE PARALLEL SAFE ROWS 2;
+COMMENT ON FUNCTION gpuagent_store.device_findings() IS 'what check_setup() sees of devices and shared memory; no rows without preloading';
+
 CREATE FUNCTION gpuagent.check_setup() RETURNS TABLE (item text, status text, detail text, hint text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -21,7 +25,8 @@ DECLARE
     path text;
 BEGIN
     RETURN QUERY SELECT f.item, f.status, f.detail, f.hint FROM gpuagent_store.setup_findings() f
-        UNION ALL SELECT w.item, w.status, w.detail, w.hint FROM gpuagent_store.worker_findings() w;
+        UNION ALL SELECT w.item, w.status, w.detail, w.hint FROM gpuagent_store.worker_findings() w
+        UNION ALL SELECT d.item, d.status, d.detail, d.hint FROM gpuagent_store.device_findings() d;
 
     SELECT x.extversion INTO extversion FROM pg_extension x WHERE x.extname = 'gpuagent';
     RETURN QUERY SELECT 'extension'::text,
