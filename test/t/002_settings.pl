@@ -17,8 +17,11 @@ is_value($node, 'SHOW gpuagent.profile', 'development', 'the profile is developm
 is_value($node, 'SELECT gpuagent_store.storage_path()', "$beside/gpu_storage-$port", 'the tree lies beside the data directory');
 is_value($node, 'SHOW gpuagent.compression', 'on', 'compression is on');
 is_value($node, 'SHOW gpuagent.compression_level', '1', 'at level 1');
-is_value($node, q{SELECT string_agg(name || ' ' || context, ', ' ORDER BY name) FROM pg_settings WHERE name LIKE 'gpuagent.%'},
-	'gpuagent.compression user, gpuagent.compression_level user, gpuagent.max_checkpoints sighup, gpuagent.profile postmaster, gpuagent.storage_path postmaster',
+is_value($node, q{SELECT context, string_agg(substr(name, 10), ' ' ORDER BY name) FROM pg_settings WHERE name LIKE 'gpuagent.%' GROUP BY 1 ORDER BY 1},
+	join("\n",
+		'postmaster|cache_size device device_faults device_program host_cache_size max_databases max_handles profile shared_memory_dir storage_path',
+		'sighup|allow_ipc_handles cache_max_age device_timeout launcher_interval max_checkpoints sync_interval',
+		'user|compression compression_level'),
 	'each setting has its context');
 
 # What a session may not do
