@@ -15,6 +15,7 @@ PARTS = {
     "points": "agents.points",
     "swarms": "swarms.store_and_read",
     "patch": "swarms.patch",
+    "map": "maps.maps",
     "checkpoints": "checkpoints.checkpoints",
     "compression": "compression.compression",
     "distances": "distances.distances",
