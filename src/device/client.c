@@ -145,7 +145,7 @@ ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_
 	volatile uint64 size = 0;
 
 	operation_begins(device, 0);
-	ga_region_file_create(region, nbytes, 0);
+	ga_region_file_create(region, nbytes, 0, true);
 	PG_TRY();
 	{
 		const GaSlot *answer = request_create(region, device, nbytes, ipc);

@@ -119,7 +119,16 @@ void
 ga_region_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size)
 {
 	if (device == GA_DEVICE_HOST)
-		*size = ga_host_create(region, nbytes);
+		*size = ga_host_create(region, nbytes, true);
+	else
+		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle);
+}
+
+void
+ga_region_create_to_fill(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size)
+{
+	if (device == GA_DEVICE_HOST)
+		*size = ga_host_create(region, nbytes, false);
 	else
 		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle);
 }

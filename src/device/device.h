@@ -54,6 +54,12 @@ extern GaControl *ga_region_control(uint64 region);
  */
 extern void ga_region_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size);
 
+/*
+ * The same for who uploads all of it before it is used: on the host the memory
+ * is taken by the upload, where 53100 is thrown then, and so by many processes at once.
+ */
+extern void ga_region_create_to_fill(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size);
+
 /* Removes file and memory; never throws (from abort callbacks and the reaper). */
 extern void ga_region_remove(uint64 region, int device);
 

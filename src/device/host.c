@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "access/xact.h"
@@ -47,6 +48,19 @@ ga_region_path(char *path, size_t size, uint64 region, const char *suffix)
 	snprintf(path, size, "%s/" GA_REGION_PREFIX "%llu%s", ga_run_directory(), (unsigned long long) region, suffix);
 }
 
+static void
+report_no_room(const char *path, uint64 bytes, int why)
+{
+	bool		full = why == ENOSPC || why == ENOMEM;
+
+	errno = why;
+	ereport(ERROR,
+			(errcode(full ? ERRCODE_DISK_FULL : ERRCODE_IO_ERROR),
+			 errmsg("could not allocate %llu bytes for file \"%s\": %m", (unsigned long long) bytes, path),
+			 full ?
+			 errhint("Unmap what is not needed any more, or make the file system of gpuagent.shared_memory_dir larger.") : 0));
+}
+
 /* Takes the memory in stretches: a signal ends fallocate early, and it may take seconds. */
 static void
 allocate_file(int fd, const char *path, uint64 bytes)
@@ -59,19 +73,24 @@ allocate_file(int fd, const char *path, uint64 bytes)
 		CHECK_FOR_INTERRUPTS();
 		if (rc == EINTR)
 			continue;
-		errno = rc;
 		if (rc != 0)
-			ereport(ERROR,
-					(errcode(rc == ENOSPC || rc == ENOMEM ? ERRCODE_DISK_FULL : ERRCODE_IO_ERROR),
-					 errmsg("could not allocate %llu bytes for file \"%s\": %m", (unsigned long long) bytes, path),
-					 rc == ENOSPC || rc == ENOMEM ?
-					 errhint("Unmap what is not needed any more, or make the file system of gpuagent.shared_memory_dir larger.") : 0));
+			report_no_room(path, bytes, rc);
 		done += n;
 	}
 }
 
+/* Before others run out of memory for what cannot succeed. A file system without a limit says that it has no blocks. */
+static void
+check_room(int fd, const char *path, uint64 bytes)
+{
+	struct statvfs fs;
+
+	if (fstatvfs(fd, &fs) == 0 && fs.f_blocks > 0 && bytes > (uint64) fs.f_bavail * fs.f_frsize)
+		report_no_room(path, bytes, ENOSPC);
+}
+
 uint64
-ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes)
+ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes, bool allocate)
 {
 	GaControl	control = {
 		.magic = GA_CONTROL_MAGIC,
@@ -92,8 +111,11 @@ ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes)
 				 errmsg("could not create file \"%s\": %m", path)));
 	PG_TRY();
 	{
-		allocate_file(fd, path, bytes);
-		if (pwrite(fd, &control, sizeof(control), 0) != sizeof(control))
+		if (allocate)
+			allocate_file(fd, path, bytes);
+		else
+			check_room(fd, path, bytes);
+		if ((!allocate && ftruncate(fd, (off_t) bytes) != 0) || pwrite(fd, &control, sizeof(control), 0) != sizeof(control))
 			ereport(ERROR,
 					(errcode_for_file_access(),
 					 errmsg("could not write file \"%s\": %m", path)));
@@ -295,9 +317,9 @@ ga_region_in_step(uint64 region)
 /* ---- operations ---- */
 
 uint64
-ga_host_create(uint64 region, uint64 nbytes)
+ga_host_create(uint64 region, uint64 nbytes, bool allocate)
 {
-	uint64		size = ga_region_file_create(region, nbytes, nbytes);
+	uint64		size = ga_region_file_create(region, nbytes, nbytes, allocate);
 
 	pg_atomic_fetch_add_u64(&ga_device_state()->host_bytes, size);
 	return size;
@@ -309,6 +331,22 @@ ga_host_remove(uint64 region)
 	uint64		size = ga_region_file_remove(region);
 
 	pg_atomic_fetch_sub_u64(&ga_device_state()->host_bytes, size);
+}
+
+static void
+write_file(int fd, const char *path, const char *data, uint64 nbytes, uint64 offset)
+{
+	for (uint64 done = 0; done < nbytes;)
+	{
+		ssize_t		n = pwrite(fd, data + done, Min(STRETCH, nbytes - done), (off_t) (offset + done));
+
+		CHECK_FOR_INTERRUPTS();
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			report_no_room(path, nbytes, n < 0 ? errno : ENOSPC);
+		done += n;
+	}
 }
 
 static void
@@ -324,7 +362,26 @@ copy_bytes(char *target, const char *source, uint64 nbytes)
 void
 ga_host_upload(uint64 region, uint64 offset, const char *data, uint64 nbytes)
 {
-	copy_bytes(part_of(region, offset, nbytes), data, nbytes);
+	char		path[MAXPGPATH];
+	int			fd;
+
+	/* By the file and not the mapping: pages that it does not have yet cost no fault and no zeroing, and a full file system is an error. */
+	(void) part_of(region, offset, nbytes);
+	ga_region_path(path, sizeof(path), region, "");
+	fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	PG_TRY();
+	{
+		write_file(fd, path, data, nbytes, GA_PAGE + offset);
+	}
+	PG_FINALLY();
+	{
+		close(fd);
+	}
+	PG_END_TRY();
 }
 
 void

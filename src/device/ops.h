@@ -14,13 +14,13 @@
 /* Path of a region's file or, with a suffix, of one beside it. */
 extern void ga_region_path(char *path, size_t size, uint64 region, const char *suffix);
 
-/* The file with its control page and `nbytes` of data, which may be none; bytes taken. */
-extern uint64 ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes);
+/* The file with its control page and `nbytes` of data, which may be none, with their memory if asked; bytes that it has or will have. */
+extern uint64 ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes, bool allocate);
 
 /* Removes it; its size, 0 when there was none. Never throws. */
 extern uint64 ga_region_file_remove(uint64 region);
 
-extern uint64 ga_host_create(uint64 region, uint64 nbytes);
+extern uint64 ga_host_create(uint64 region, uint64 nbytes, bool allocate);
 extern void ga_host_remove(uint64 region);
 extern void ga_host_upload(uint64 region, uint64 offset, const char *data, uint64 nbytes);
 extern void ga_host_download(uint64 region, uint64 offset, char *data, uint64 nbytes);

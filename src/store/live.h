@@ -25,8 +25,8 @@
 
 /*
  * Reads a stored tensor into a region, with as many parallel workers as the
- * server grants (max_parallel_maintenance_workers), each decompressing into the
- * region or, for a GPU, into the arena while the copy of another piece runs.
+ * server grants (max_parallel_maintenance_workers), each decompressing and, for
+ * a GPU, sending while others do the one or the other.
  * Throws as ga_reader_read does. The caller is connected to SPI.
  */
 extern void ga_region_load(uint64 region, int device, const GaHash *tensor);

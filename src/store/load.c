@@ -44,53 +44,21 @@ typedef struct SharedLoad
 
 extern PGDLLEXPORT void ga_load_worker(dsm_segment *seg, shm_toc *toc);
 
-/* Where this process puts what it decodes. */
-typedef struct Target
+/* What this process has for a piece: in the arena for a GPU, else of its own, so small that it stays in the cache. */
+static char *
+begin_piece(const SharedLoad *load, uint64 *nbytes)
 {
-	char	   *data;			/* of a host region */
-	char	   *piece;			/* in the arena, for a GPU */
-	uint64		piece_bytes;
-} Target;
+	uint64		share;
 
-static void
-begin_target(const SharedLoad *load, Target *target)
-{
-	GaControl  *control;
-
-	memset(target, 0, sizeof *target);
-	if (load->device != GA_DEVICE_HOST)
+	if (load->device == GA_DEVICE_HOST)
 	{
-		/* All participants get theirs, and half of the arena is left to others. */
-		uint64		share = ga_arena_limit() / (2 * load->participants);
-
-		target->piece_bytes = Max(TYPEALIGN_DOWN(GA_ARENA_BLOCK, Min(share, MAX_PIECE)), GA_ARENA_BLOCK);
-		target->piece = ga_arena_alloc(target->piece_bytes);
-		return;
+		*nbytes = GA_CHUNK_SIZE;
+		return palloc(GA_CHUNK_SIZE);
 	}
-	control = ga_region_control(load->region);
-	if (control == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("region " UINT64_FORMAT " is not there any more", load->region)));
-	target->data = (char *) control + GA_REGION_DATA_OFFSET;
-}
-
-static void
-load_range(const SharedLoad *load, const Target *target, GaReader *reader, uint64 offset, uint64 end)
-{
-	if (target->data != NULL)
-	{
-		ga_reader_read(reader, offset, end - offset, target->data + offset, false);
-		return;
-	}
-	while (offset < end)
-	{
-		uint64		take = Min(end - offset, target->piece_bytes);
-
-		ga_reader_read(reader, offset, take, target->piece, false);
-		ga_region_upload(load->region, load->device, offset, target->piece, take);
-		offset += take;
-	}
+	/* All participants get theirs, and half of the arena is left to others. */
+	share = ga_arena_limit() / (2 * load->participants);
+	*nbytes = Max(TYPEALIGN_DOWN(GA_ARENA_BLOCK, Min(share, MAX_PIECE)), GA_ARENA_BLOCK);
+	return ga_arena_alloc(*nbytes);
 }
 
 /* The share of this process. */
@@ -98,18 +66,26 @@ static void
 load_chunks(SharedLoad *load)
 {
 	GaReader   *reader = ga_reader_open(&load->tensor);
-	Target		target;
+	uint64		piece_bytes;
+	char	   *piece = begin_piece(load, &piece_bytes);
 	uint64		first;
 
-	begin_target(load, &target);
 	while ((first = pg_atomic_fetch_add_u64(&load->next, load->claim)) < reader->nchunks)
 	{
-		uint64		last = Min(first + load->claim, reader->nchunks);
+		uint64		end = Min((first + load->claim) * GA_CHUNK_SIZE, reader->nbytes);
 
-		load_range(load, &target, reader, first * GA_CHUNK_SIZE, Min(last * GA_CHUNK_SIZE, reader->nbytes));
+		for (uint64 offset = first * GA_CHUNK_SIZE; offset < end; offset += piece_bytes)
+		{
+			uint64		take = Min(end - offset, piece_bytes);
+
+			ga_reader_read(reader, offset, take, piece, false);
+			ga_region_upload(load->region, load->device, offset, piece, take);
+		}
 	}
-	if (target.piece != NULL)
-		ga_arena_free(target.piece);
+	if (load->device == GA_DEVICE_HOST)
+		pfree(piece);
+	else
+		ga_arena_free(piece);
 	ga_reader_close(reader);
 }
 

@@ -215,7 +215,7 @@ make_region(GaRegion *wanted, GaMapFill fill, void *arg, GaRegion *region)
 
 	*region = *wanted;
 	region->id = ga_region_begin(wanted);
-	ga_region_create(region->id, region->device, region->nbytes, region->kind == GA_KIND_CUDA_IPC, region->ipc_handle, &size);
+	ga_region_create_to_fill(region->id, region->device, region->nbytes, region->kind == GA_KIND_CUDA_IPC, region->ipc_handle, &size);
 	control = ga_region_control(region->id);
 	if (control == NULL)
 		elog(ERROR, "region " UINT64_FORMAT " was not made", region->id);

@@ -157,7 +157,7 @@ check_room(const Collector *collector)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("the query's vectors exceed the " UINT64_FORMAT " bytes of a device", ga_device_budget()),
 				 errhint("Increase gpuagent.cache_size, or map them with device => 'host'.")));
-	if (collector->place->device == GA_DEVICE_HOST && statvfs(ga_run_directory(), &fs) == 0 &&
+	if (collector->place->device == GA_DEVICE_HOST && statvfs(ga_run_directory(), &fs) == 0 && fs.f_blocks > 0 &&
 		wanted > (uint64) fs.f_bavail * fs.f_frsize + PIECE)
 		ereport(ERROR,
 				(errcode(ERRCODE_DISK_FULL),
