@@ -2,7 +2,7 @@
 #
 #	make demo			the main job, with visible progress (KEEP=1 keeps the cluster)
 #	make test			every suite in its short form; make test-long: and what takes longer
-#	make test-SUITE			one suite: check unit device regress isolation pgtap tap python
+#	make test-SUITE			one suite: check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc
 #	make bench			what things cost, against plain PostgreSQL (PARTS="agents swarms" picks some);
 #					make bench-quick: fewer repetitions
 EXTENSION = gpuagent
@@ -34,7 +34,7 @@ ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=$(EXTENSION)
 
 # These need bash and make only, so that they work before PostgreSQL is installed: without PGXS.
 .DEFAULT_GOAL := all
-SUITES = check unit device regress isolation pgtap tap python doc
+SUITES = check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc
 SETUP_GOALS = setup-packages demo bench bench-quick test test-long $(addprefix test-,$(SUITES))
 .PHONY: $(SETUP_GOALS)
 

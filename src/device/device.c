@@ -68,7 +68,13 @@ ga_device_choose(const char *name)
 const char *
 ga_device_name(int device)
 {
-	return device == GA_DEVICE_HOST ? "host" : psprintf("cuda:%d", device);
+	static char names[GA_MAX_DEVICES][12];
+
+	if (device < 0 || device >= GA_MAX_DEVICES)
+		return "host";
+	if (names[device][0] == '\0')
+		snprintf(names[device], sizeof(names[device]), "cuda:%d", device);
+	return names[device];
 }
 
 /* ---- what the last request did ---- */

@@ -29,7 +29,7 @@
  */
 extern int	ga_device_choose(const char *name);
 
-/* "host", "cuda:0"; static or in the current context. */
+/* "host", "cuda:0"; static. */
 extern const char *ga_device_name(int device);
 
 /* True while gpuagent_device serves. */

@@ -152,7 +152,7 @@ ga_device_ping_sql(PG_FUNCTION_ARGS)
 	instr_time	start;
 	instr_time	end;
 
-	if (n < 1 || device < 0 || device >= GA_MAX_DEVICES)
+	if (n < 1 || n > 100000 || device < 0 || device >= GA_MAX_DEVICES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("n or device is out of range")));

@@ -4,7 +4,7 @@
 #
 #	test/harness/run.sh [--long] [SUITE...]		default: every suite
 #
-# Suites: check unit device regress isolation pgtap tap python doc, and long with --long.  The last line printed is
+# Suites: check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc, and long with --long.  The last line printed is
 # "N passed, M failed", summed over the suites; the exit status is non-zero unless M is 0.  A suite that cannot run,
 # or a test that skips itself, is a failure.  Logs of the last run are kept in build/test-logs.
 
@@ -12,7 +12,7 @@ set -euo pipefail
 # shellcheck source=test/harness/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-SUITES=(check unit device regress isolation pgtap tap python doc)
+SUITES=(check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc)
 LOGS=$GA_ROOT/build/test-logs
 total_passed=0
 total_failed=0
@@ -98,19 +98,20 @@ count_regress() {
 	if [ $((count_passed + count_failed)) = 0 ]; then count_failed=1; fi
 }
 
-# Run pg_regress or its isolation sister on a cluster of its own: run_regress SUITE PROGRAM SCHEDULE.
+# Run pg_regress or its isolation sister on a cluster of its own: run_regress SUITE PROGRAM SCHEDULE [CONFIGURATION LINE...].
 run_regress() {
 	local suite=$1 program=$2 schedule=$3 stage=$GA_WORK/stage/test out=$GA_WORK/out/$1 log=$LOGS/$1.log status=0 expected=()
+	shift 3
 	if [ ! -d "$stage/expected" ]; then cp -R "$GA_WORK/stage/expected" "$stage/expected"; fi
 	ga_as mkdir -p "$out"
-	ga_cluster_start "$suite" "include = '$stage/conf/gpuagent.conf'"
+	ga_cluster_start "$suite" "include = '$stage/conf/gpuagent.conf'" "$@"
 	if [ "$("$GA_PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')" -ge 16 ]; then
 		expected=("--expecteddir=$stage")
 	fi
 	(
 		cd "$out"
 		ga_as "$program" "--inputdir=$stage" "--outputdir=$out" "${expected[@]}" "--bindir=$GA_BIN" \
-			"--host=$GA_WORK/$suite" --user=postgres "--dbname=gpuagent_$suite" --load-extension=gpuagent \
+			"--host=$GA_WORK/$suite" --user=postgres "--dbname=gpuagent_${suite//-/_}" --load-extension=gpuagent \
 			--max-concurrent-tests=4 "--schedule=$stage/$schedule"
 	) >"$log" 2>&1 || status=$?
 	ga_cluster_stop "$suite"
@@ -132,6 +133,23 @@ suite_regress() {
 suite_isolation() {
 	find_files isolation "$GA_ROOT/test/specs" -name '*.spec' || return 0
 	run_regress isolation "$GA_PGXS/test/isolation/pg_isolation_regress" isolation_schedule
+}
+
+# The same with a device process, the emulated one or that of GA_DEVICE_PROGRAM: the same expected files.
+device_lines() {
+	device_conf=("gpuagent.device = 'cuda'" "gpuagent.device_program = '${GA_DEVICE_PROGRAM:-$GA_WORK/stage/gpuagent_device_emulated}'")
+}
+
+suite_regress-cuda() {
+	local device_conf
+	device_lines
+	run_regress regress-cuda "$GA_PGXS/test/regress/pg_regress" schedule "${device_conf[@]}"
+}
+
+suite_isolation-cuda() {
+	local device_conf
+	device_lines
+	run_regress isolation-cuda "$GA_PGXS/test/isolation/pg_isolation_regress" isolation_schedule "${device_conf[@]}"
 }
 
 suite_pgtap() {
