@@ -86,7 +86,18 @@ class _Map(mmap.mmap):
 _open: weakref.WeakSet[Any] = weakref.WeakSet()  # what has to know of a fork
 
 
+class _Thread(threading.local):
+    """Regions in whose step a thread is, by inode: it would wait for itself."""
+
+    def __init__(self) -> None:
+        self.regions: set[int] = set()
+
+
+_thread = _Thread()
+
+
 def _after_fork() -> None:
+    _thread.regions.clear()
     for item in list(_open):
         item.after_fork()
 
@@ -107,7 +118,8 @@ class _Control:
         self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             _lock(self.fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, _LOCK_HOLD)
-            if os.fstat(self.fd).st_nlink == 0:
+            status = os.fstat(self.fd)
+            if status.st_nlink == 0:
                 raise StaleHandle("the memory was removed before it was opened")
             with _opened(self.path, writable) as fd:
                 self.page = mmap.mmap(fd, offset + _PAGE, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
@@ -123,7 +135,7 @@ class _Control:
         except BaseException:
             os.close(self.fd)
             raise
-        self.epoch = self.halves[_EPOCH]
+        self.epoch, self.inode = self.halves[_EPOCH], status.st_ino
         self.lost = ""
         self.mutex, self.stepping = threading.Lock(), 0
         _open.add(self)
@@ -157,8 +169,16 @@ class _Control:
             raise StaleHandle("the server replaced the contents, by a restore or a restart of the device, since they were mapped")
 
     def torn(self) -> bool:
-        odd = self.words[_SEQUENCE] & 1
-        return bool(odd) and _lock(self.fd, fcntl.F_OFD_GETLK, fcntl.F_RDLCK, _LOCK_STEP) == fcntl.F_UNLCK
+        """Odd, nobody at it, and still the same odd: else a writer has finished in between. Own locks are not seen."""
+        sequence = self.words[_SEQUENCE]
+        if sequence % 2 == 0 or self.stepping:
+            return False
+        free = _lock(self.fd, fcntl.F_OFD_GETLK, fcntl.F_RDLCK, _LOCK_STEP) == fcntl.F_UNLCK
+        return free and self.words[_SEQUENCE] == sequence
+
+    def require_no_step(self) -> None:
+        if self.inode in _thread.regions:
+            raise RuntimeError("this thread is in a step of this memory, and would wait for itself")
 
     def fence(self) -> None:
         """Orders stores. On x86-64 they are; elsewhere two system calls that take and release a lock in the kernel do it."""
@@ -168,17 +188,19 @@ class _Control:
 
     @contextlib.contextmanager
     def step(self, finish: Any, repair: bool) -> Iterator[int]:
-        if self.stepping == threading.get_ident():
-            raise RuntimeError("steps do not nest")
+        self.require_no_step()
+        writer = os.getpid()
         with self.mutex:
-            _lock(self.fd, fcntl.F_OFD_SETLKW, fcntl.F_WRLCK, _LOCK_STEP)
-            writer = os.getpid()
             try:
+                _lock(self.fd, fcntl.F_OFD_SETLKW, fcntl.F_WRLCK, _LOCK_STEP)
                 self.check()
-                if self.words[_SEQUENCE] & 1 and not repair:
+                sequence = self.words[_SEQUENCE]
+                if sequence & 1 and not repair:
                     raise Torn("a writer ended inside a step: revert(), or sync(force=True), or step(repair=True)")
                 self.stepping = threading.get_ident()
-                self.words[_SEQUENCE] |= 1
+                _thread.regions.add(self.inode)
+                # The next odd number: a torn one is that of a forced sync, which may still be about to end it.
+                self.words[_SEQUENCE] = odd = (sequence + 1) | 1
                 self.fence()
                 yield self.words[_STEP] + 1
                 if os.getpid() != writer:
@@ -186,11 +208,12 @@ class _Control:
                 finish()
                 self.words[_STEP] += 1
                 self.fence()
-                self.words[_SEQUENCE] += 1
+                self.words[_SEQUENCE] = odd + 1
                 self.check()
             finally:
                 if os.getpid() == writer:
                     self.stepping = 0
+                    _thread.regions.discard(self.inode)
                     _lock(self.fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, _LOCK_STEP)
 
 
@@ -215,7 +238,6 @@ class _HostMemory:
     def array(self, dtype: np.dtype, shape: tuple[int, ...], copy_on_write: bool = False) -> np.ndarray:
         memory = self.map
         if copy_on_write and not self.writable:
-            self.path = self.control.path
             memory = self._mapped(mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
         return np.ndarray(shape, dtype, memory, self.offset)
 
@@ -488,24 +510,27 @@ class Mapped:
         """
         self._open_memory()
         self._control.check()
-        if self._control.stepping == threading.get_ident():
-            raise RuntimeError("sync() inside a step would wait for it")
+        self._control.require_no_step()
         if not force and self._control.torn():
             raise Torn(f"a writer of {self.object} ended inside a step: revert(), or sync(force=True)")
         swarm = self.object.partition(":")[2]
-        with self._cursor() as cur:
-            cur.execute(
-                "SELECT version, changed, dirty_bytes, step"
-                " FROM gpuagent.sync_swarm(%s, %s::jsonb, force => %s)",
-                [swarm, None if metadata is None else json.dumps(metadata), force],
-            )
-            self.synced = Synced(*cur.fetchone())
+        query = "SELECT version, changed, dirty_bytes, step FROM gpuagent.sync_swarm(%s, %s::jsonb, force => %s)"
+        try:
+            with self._cursor() as cur:
+                cur.execute(query, [swarm, None if metadata is None else json.dumps(metadata), force])
+                self.synced = Synced._make(cur.fetchone() or ())
+        except psycopg.errors.ObjectNotInPrerequisiteState as e:
+            self._control.check()
+            if not force and self._control.torn():
+                raise Torn(str(e)) from e
+            raise
         self.version = self.synced.version
         return self.version
 
     def revert(self) -> int:
         """Bring back the contents of the swarm's newest version, discarding what was not synced; returns the version."""
         self._open_memory()
+        self._control.require_no_step()
         with self._cursor() as cur:
             cur.execute("SELECT gpuagent.revert_swarm(%s)", [self.object.partition(":")[2]])
             self.version = cur.fetchone()[0]

@@ -194,6 +194,11 @@ class MappedTest(unittest.TestCase):
                 self.assertRaises(RuntimeError, sw.step().__enter__)
                 self.assertRaises(RuntimeError, sw.sync)
                 self.assertRaises(RuntimeError, sw.close)
+                self.assertFalse(sw.torn)
+                # Nor through another object: it would wait for itself.
+                with self.map() as other:
+                    self.assertRaises(RuntimeError, other.step().__enter__)
+                    self.assertFalse(other.torn)
             self.assertFalse(sw.torn)
             self.assertEqual(sw.steps, 1)
 
