@@ -69,4 +69,4 @@ CREATE VIEW gpuagent.stat_memory AS
     SELECT m.device, m.kind, m.object, m.database, m.used_bytes, m.resident_since, m.last_used_at, m.leases
     FROM gpuagent_store.memory() m;
 COMMENT ON VIEW gpuagent.stat_memory IS
-    'who holds memory of devices: mapped swarms, agents and queries of the whole server, the arena, contexts of GPUs, and what clients still hold of memory that was given up (lost)';
+    'who holds memory of devices: mapped swarms, agents and queries of the whole server, the arena, the agent cache, contexts of GPUs, and what clients still hold of memory that was given up (lost)';

@@ -12,6 +12,7 @@
 #include "device/mapping.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "store/cache.h"
 #include "store/map.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -143,6 +144,7 @@ ga_memory(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	GaHeader   *mapping = ga_mapping();
 	Copies		copies = {0};
+	GaCacheStats cached;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (mapping == NULL)
@@ -153,6 +155,8 @@ ga_memory(PG_FUNCTION_ARGS)
 		put_memory(rsinfo, copies.regions[i].device, kind_of(copies.regions[i].object), &copies.regions[i],
 				   copies.regions[i].size_bytes);
 	put_memory(rsinfo, GA_DEVICE_HOST, cstring_to_text("arena"), NULL, ga_arena_used());
+	ga_cache_stats(&cached);
+	put_memory(rsinfo, GA_DEVICE_HOST, cstring_to_text("cache"), NULL, cached.used);
 	if (ga_device_serves())
 	{
 		for (int i = 0; i < mapping->ndevices; i++)

@@ -13,6 +13,8 @@ from measure import Bench
 PARTS = {
     "agents": "agents.bulk",
     "points": "agents.points",
+    "cache": "cache.inside",
+    "cache_writers": "cache.writers",
     "swarms": "swarms.store_and_read",
     "patch": "swarms.patch",
     "map": "maps.maps",
