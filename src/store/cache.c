@@ -301,15 +301,24 @@ ga_cache_columns(void)
 }
 
 void
-ga_cache_key(Relation rel, const char *id, int id_len, GaCacheKey *key)
+ga_cache_key(const char *id, int id_len, GaCacheKey *key)
 {
-	key->hash = ga_cache_hash(MyDatabaseId, session.incarnation, id, id_len);
 	key->database = MyDatabaseId;
-	key->incarnation = session.incarnation;
-	key->tablespace = ga_rel_spc(rel);
-	key->file = ga_rel_number(rel);
+	key->incarnation = ga_cache_incarnation();
+	key->tablespace = InvalidOid;
+	key->file = InvalidOid;
 	key->id = id;
 	key->id_len = id_len;
+	key->hash = ga_cache_hash(key->database, key->incarnation, id, id_len);
+	if (ga_cache_ready())
+		ga_cache_prefetch(key->hash);
+}
+
+void
+ga_cache_key_file(Relation rel, GaCacheKey *key)
+{
+	key->tablespace = ga_rel_spc(rel);
+	key->file = ga_rel_number(rel);
 }
 
 /* ---- lookups ---- */
@@ -484,22 +493,24 @@ Datum
 ga_cached_state(PG_FUNCTION_ARGS)
 {
 	text	   *id = PG_GETARG_TEXT_PP(0);
-	Relation	rel = ga_cache_open();
+	Relation	rel;
+	GaCacheKey	key;
 	Datum		state = (Datum) 0;
 	bool		isnull;
 
+	ga_cache_key(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key);
+	rel = ga_cache_open();
 	if (rel != NULL)
 	{
 		Snapshot	snapshot = GetActiveSnapshot();
 		GaCacheVersion dead[GA_CACHE_VERSIONS];
 		int			ndead;
-		GaCacheKey	key;
 		uint32		bytes;
 		char	   *cached;
 		HeapTuple	row;
 		bool		known;
 
-		ga_cache_key(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key);
+		ga_cache_key_file(rel, &key);
 		if (read_cached(rel, &key, snapshot, true, &cached, &bytes, dead, &ndead))
 		{
 			RelationClose(rel);
@@ -558,21 +569,22 @@ ga_retrieve_agent_cached(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *id = PG_GETARG_TEXT_PP(0);
 	Relation	rel;
+	GaCacheKey	key;
 
 	InitMaterializedSRF(fcinfo, 0);
+	ga_cache_key(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key);
 	rel = ga_cache_open();
 	if (rel != NULL)
 	{
 		Snapshot	snapshot = GetActiveSnapshot();
 		GaCacheVersion dead[GA_CACHE_VERSIONS];
 		int			ndead;
-		GaCacheKey	key;
 		uint32		bytes;
 		char	   *cached;
 		HeapTuple	row;
 		bool		known;
 
-		ga_cache_key(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key);
+		ga_cache_key_file(rel, &key);
 		if (read_cached(rel, &key, snapshot, false, &cached, &bytes, dead, &ndead))
 		{
 			HeapTupleData tuple = {.t_len = bytes,.t_data = (HeapTupleHeader) cached};

@@ -58,6 +58,9 @@ extern bool ga_cache_ready(void);
 
 extern uint64 ga_cache_hash(Oid database, TransactionId incarnation, const char *id, int id_len);
 
+/* Brings the place of an agent in the directory on its way. */
+extern void ga_cache_prefetch(uint64 hash);
+
 /* Versions of an agent, newest first; their number. Takes no lock. now: the next full transaction id, about. */
 extern int	ga_cache_find(const GaCacheKey *key, uint64 now, GaCacheVersion versions[GA_CACHE_VERSIONS]);
 
@@ -135,7 +138,12 @@ extern char *ga_cache_ids(Oid database, TransactionId incarnation, uint64 *nbyte
  */
 extern Relation ga_cache_open(void);
 
-extern void ga_cache_key(Relation rel, const char *id, int id_len, GaCacheKey *key);
+/*
+ * The key of an agent but for its file, which ga_cache_key_file adds. Apart,
+ * because the first brings the directory on its way while the table is opened.
+ */
+extern void ga_cache_key(const char *id, int id_len, GaCacheKey *key);
+extern void ga_cache_key_file(Relation rel, GaCacheKey *key);
 
 /* The next full transaction id as of the beginning of this transaction, about. */
 extern uint64 ga_cache_now(void);

@@ -207,7 +207,8 @@ cache_one(Relation rel, const char *id, int id_len, Snapshot snapshot, int flags
 	HeapTuple	row;
 	int			i;
 
-	ga_cache_key(rel, id, id_len, &key);
+	ga_cache_key(id, id_len, &key);
+	ga_cache_key_file(rel, &key);
 	i = ga_cache_visible(rel, &key, snapshot, versions, dead, &ndead);
 	if (i >= 0)
 	{
@@ -301,14 +302,10 @@ ga_evict_agents(PG_FUNCTION_ARGS)
 	ids = ga_ids(PG_GETARG_DATUM(0), "agent id", &n);
 	for (int i = 0; i < n; i++)
 	{
-		GaCacheKey	key = {0};
+		GaCacheKey	key;
 
 		CHECK_FOR_INTERRUPTS();
-		key.database = MyDatabaseId;
-		key.incarnation = ga_cache_incarnation();
-		key.id = ids[i].bytes;
-		key.id_len = ids[i].len;
-		key.hash = ga_cache_hash(key.database, key.incarnation, key.id, key.id_len);
+		ga_cache_key(ids[i].bytes, ids[i].len, &key);
 		evicted += ga_cache_remove(&key);
 	}
 	PG_RETURN_INT64(evicted);

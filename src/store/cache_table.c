@@ -168,26 +168,36 @@ is_expired(const Entry *entry, uint64 now)
 	return (int64) (now - entry->filled) >= ga_cache_max_age;
 }
 
+void
+ga_cache_prefetch(uint64 hash)
+{
+	__builtin_prefetch(bucket_of(partition_of(hash), hash));
+}
+
 /* Brings what a lookup is going to read, most likely, on its way, all at once. Nothing here is believed. */
 static inline void
 prefetch_first(const Partition *p, const Bucket *bucket)
 {
 	uint32		head = *(const volatile uint32 *) &bucket->head;
 	Buffer		buffer = *(const volatile Buffer *) &bucket->buffer;
+	const char *first;
 
 	if (head == 0 || head > p->units)
 		return;
-	for (int line = 0; line < PREFETCHED_LINES; line++)
-		__builtin_prefetch((const char *) entry_at(p, head - 1) + line * 64);
+	first = (const char *) entry_at(p, head - 1);
+	__builtin_prefetch(first);
+	__builtin_prefetch(first + 64);
 	if (buffer > 0 && buffer <= NBuffers)
 	{
 		const char *page = (const char *) BufferGetBlock(buffer);
 
 		__builtin_prefetch(GetBufferDescriptor(buffer - 1));
-		__builtin_prefetch(page);
 		__builtin_prefetch(page + SizeOfPageHeaderData + sizeof(ItemIdData) * bucket->offset);
 		__builtin_prefetch(page + bucket->place);
+		__builtin_prefetch(page);
 	}
+	for (int line = 2; line < PREFETCHED_LINES; line++)
+		__builtin_prefetch(first + line * 64);
 }
 
 int
