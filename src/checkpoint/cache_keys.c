@@ -2,7 +2,8 @@
  * cache_keys.c
  *		The ids of cached agents in the tree, cache/agents-<database>: written now and
  *		then and when the server stops, read when it has started. doc/formats.md has
- *		the format.
+ *		the format. The maintenance worker calls both as the tables' owner; since the
+ *		path is fixed and nothing of the file is shown, EXECUTE is all they ask for.
  */
 #include "base/compat.h"
 
@@ -65,7 +66,6 @@ ga_save_cache_keys(PG_FUNCTION_ARGS)
 	char	   *draft;
 	GaFile	   *file;
 
-	ga_files_require_write();
 	if (!ga_cache_ready())
 		PG_RETURN_INT64(0);
 	ids = ga_cache_ids(MyDatabaseId, ga_cache_incarnation(), &nbytes, &header.count);
@@ -128,7 +128,6 @@ ga_prewarm_cache(PG_FUNCTION_ARGS)
 	char	   *ids;
 	Keys		keys;
 
-	ga_files_require_read();
 	if (!ga_cache_ready() || !read_header(path, &header, &file))
 		PG_RETURN_INT64(0);
 	nbytes = ga_file_size(file) - sizeof(header);

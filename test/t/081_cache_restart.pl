@@ -81,9 +81,13 @@ symlink('/etc/passwd', $file);
 fails_with($node, q{SELECT gpuagent_store.prewarm_cache()}, '42809', 'a link is not followed');
 unlink $file;
 write_file($good);
-$node->safe_psql('postgres', q{CREATE ROLE nobody; GRANT USAGE ON SCHEMA gpuagent, gpuagent_store TO nobody;
-	GRANT EXECUTE ON FUNCTION gpuagent_store.save_cache_keys(), gpuagent_store.prewarm_cache() TO nobody});
-fails_with($node, "SET ROLE nobody; SELECT gpuagent_store.$_()", '42501', "$_ needs the rights of files") foreach qw(save_cache_keys prewarm_cache);
+
+# The owner of the tables needs no rights on the server's files.
+$node->safe_psql('postgres', q{CREATE ROLE warm_owner; GRANT USAGE, CREATE ON SCHEMA gpuagent TO warm_owner; ALTER TABLE gpuagent.agent OWNER TO warm_owner});
+$node->safe_psql('postgres', q{SELECT gpuagent.grant_access('warm_owner', 'admin')});
+is_value($node, q{SELECT gpuagent.evict_agents() >= 0; SET ROLE warm_owner; SELECT gpuagent_store.prewarm_cache(), gpuagent_store.save_cache_keys()}, "t\n111|111", 'the owner warms');
+$node->safe_psql('postgres', q{CREATE ROLE nobody; GRANT USAGE ON SCHEMA gpuagent, gpuagent_store TO nobody});
+fails_with($node, "SET ROLE nobody; SELECT gpuagent_store.$_()", '42501', "$_ is not for everybody") foreach qw(save_cache_keys prewarm_cache);
 
 # Only as much as there is room for, and nothing is evicted for it.
 $node->append_conf('postgresql.conf', "gpuagent.host_cache_size = 32MB\n");
