@@ -18,6 +18,7 @@ PARTS = {
     "swarms": "swarms.store_and_read",
     "patch": "swarms.patch",
     "map": "maps.maps",
+    "sync": "sync.write_back",
     "checkpoints": "checkpoints.checkpoints",
     "compression": "compression.compression",
     "distances": "distances.distances",
