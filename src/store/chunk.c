@@ -43,6 +43,12 @@ static GaStatement insert_tensor = {
 size_t
 ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 {
+	return ga_chunk_store_packed(data, nbytes, width, hash, true);
+}
+
+size_t
+ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress)
+{
 	bytea	   *packed;
 	int			codec;
 	Datum		args[6];
@@ -52,7 +58,7 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 	if (!ga_table_insert("chunk", &find_chunk, NULL, hash, NULL) || ga_delta_exists(hash, nbytes))
 		return 0;
 
-	packed = ga_chunk_pack(data, nbytes, width, &codec);
+	packed = ga_chunk_pack(data, nbytes, width, compress, &codec);
 	size = VARSIZE(packed) - VARHDRSZ;
 	args[0] = ga_hash_to_datum(hash);
 	args[1] = Int32GetDatum(nbytes);
@@ -67,12 +73,12 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 }
 
 bytea *
-ga_chunk_pack(const char *data, size_t nbytes, int width, int *codec)
+ga_chunk_pack(const char *data, size_t nbytes, int width, bool compress, int *codec)
 {
 	bytea	   *packed = palloc(VARHDRSZ + nbytes);
 	size_t		size = 0;
 
-	if (ga_compression)
+	if (compress && ga_compression)
 		size = ga_compress(data, nbytes, width, ga_compression_level, VARDATA(packed));
 	*codec = size > 0 ? 1 : 0;
 	if (size == 0)

@@ -90,7 +90,7 @@ checksum(const GaHash *base, uint16 leaves, const char *data, size_t size)
 
 int64
 ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 leaves, const char *data,
-			   const char *base_data, int width, size_t limit)
+			   const char *base_data, int width, bool compress, size_t limit)
 {
 	size_t		size = ga_delta_bytes(nbytes, leaves);
 	char	   *difference = NULL;
@@ -113,7 +113,7 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 		difference = palloc(size);
 		xor_bytes(difference, data, base_data, size);
 	}
-	packed = ga_chunk_pack(difference ? difference : data, size, width, &codec);
+	packed = ga_chunk_pack(difference ? difference : data, size, width, compress, &codec);
 	if (VARSIZE(packed) - VARHDRSZ < limit)
 	{
 		Datum		args[9];

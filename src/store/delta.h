@@ -15,8 +15,11 @@
 
 /* ---- chunk.c ---- */
 
-/* Bytes as a row has them: codec 1 compressed, when that is allowed and gains, else codec 0. */
-extern bytea *ga_chunk_pack(const char *data, size_t nbytes, int width, int *codec);
+/* Bytes as a row has them: codec 1 compressed, when that is wanted, allowed and gains, else codec 0. */
+extern bytea *ga_chunk_pack(const char *data, size_t nbytes, int width, bool compress, int *codec);
+
+/* ga_chunk_store, with a choice. */
+extern size_t ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress);
 
 /* The inverse; NULL, or what is wrong with them. */
 extern const char *ga_chunk_unpack(Datum packed, int codec, int width, char *dst, size_t nbytes);
@@ -44,7 +47,7 @@ extern size_t ga_delta_bytes(size_t nbytes, uint16 leaves);
  * there already, -1 when the row would take `limit` bytes or more and was not stored.
  */
 extern int64 ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 leaves, const char *data,
-							const char *base_data, int width, size_t limit);
+							const char *base_data, int width, bool compress, size_t limit);
 
 /* What a delta is made of; false when the chunk is not stored as one. */
 extern bool ga_delta_find(const GaHash *hash, GaHash *base, uint16 *leaves);

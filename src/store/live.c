@@ -24,10 +24,30 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#define HASH_BATCH 16384		/* leaves in one request */
+
 static GaLive *lives = NULL;
 static bool syncing = false;
 
 /* ---- tables ---- */
+
+/* All SHA-256, where that is so fast that it need not wait until somebody asks for them. */
+static void
+hash_on_device(uint64 region, int device, GaLeaves *leaves)
+{
+	uint32		list[HASH_BATCH];
+
+	for (uint64 i = 0; i < leaves->nleaves; i += HASH_BATCH)
+	{
+		uint32		n = Min(HASH_BATCH, leaves->nleaves - i);
+
+		for (uint32 k = 0; k < n; k++)
+			list[k] = (uint32) (i + k);
+		ga_region_sha256(region, device, leaves->header->nbytes, list, n, (uint8 *) &leaves->hashes[i]);
+	}
+	for (uint64 i = 0; i < leaves->nleaves; i++)
+		leaves->chunks[i / GA_CHUNK_LEAVES].hashed |= 1 << (i % GA_CHUNK_LEAVES);
+}
 
 void
 ga_live_begin(uint64 region, int device, const GaHash *tensor)
@@ -41,6 +61,8 @@ ga_live_begin(uint64 region, int device, const GaHash *tensor)
 		ga_leaves_set_tensor(&leaves, reader);
 		if (reader->nbytes > 0)
 			ga_region_fingerprint(region, device, reader->nbytes, leaves.prints);
+		if (device != GA_DEVICE_HOST)
+			hash_on_device(region, device, &leaves);
 		leaves.header->valid = 1;
 	}
 	PG_FINALLY();

@@ -36,7 +36,12 @@
 
 /* A delta with the base's bytes XORed away must be this much smaller than one without: reading the base costs time. */
 #define XOR_PAYS(xored, plain) ((xored) < (plain) / 2)
-#define XOR_SAMPLE 32			/* one chunk of as many is tried both ways */
+
+/* Versions of live swarms do not live long: they are compressed when that saves a quarter of what is written. */
+#define COMPRESSION_PAYS(packed, raw) ((packed) <= (raw) - (raw) / 4)
+
+/* One chunk of as many is tried both ways. */
+#define SAMPLE 32
 
 /* A changed chunk. */
 typedef struct Chunk
@@ -61,8 +66,10 @@ typedef struct Sync
 	int			width;
 	GaLiveChange *change;
 	uint64		nchunks;		/* done */
-	uint64		until_sample;	/* deltas until XOR is tried again */
+	int			until_xor;		/* deltas until XOR is tried again */
 	bool		xor;
+	int			until_compress;	/* chunks and deltas until compression is tried again */
+	bool		compress;
 	char	   *buffer;			/* BATCH chunks */
 	char	   *scratch;		/* one */
 } Sync;
@@ -98,10 +105,14 @@ find_base(Sync *sync, Chunk *chunk)
 	chunk->info = *info;
 }
 
+/*
+ * A chunk that is changed in a leaf again and again is written with one leaf, with two, and so on, until it is
+ * written whole: least in all when that is after the fifth.
+ */
 static bool
 is_small(const Chunk *chunk)
 {
-	return 2 * ga_delta_bytes(chunk->nbytes, chunk->info.differ | chunk->dirty) <= chunk->nbytes;
+	return 3 * ga_delta_bytes(chunk->nbytes, chunk->info.differ | chunk->dirty) <= chunk->nbytes;
 }
 
 static void
@@ -232,8 +243,8 @@ xor_pays(const char *payload, const char *base, size_t size, int width)
 
 	for (size_t i = 0; i < size; i++)
 		difference[i] = payload[i] ^ base[i];
-	plain = VARSIZE(ga_chunk_pack(payload, size, width, &codec));
-	xored = VARSIZE(ga_chunk_pack(difference, size, width, &codec));
+	plain = VARSIZE(ga_chunk_pack(payload, size, width, true, &codec));
+	xored = VARSIZE(ga_chunk_pack(difference, size, width, true, &codec));
 	pfree(difference);
 	return XOR_PAYS(xored, plain);
 }
@@ -243,10 +254,10 @@ static char *
 leaves_to_xor(Sync *sync, const Chunk *chunk, uint16 mask, const char *payload)
 {
 	size_t		size = ga_delta_bytes(chunk->nbytes, mask);
-	bool		sample = sync->until_sample == 0;
+	bool		sample = sync->until_xor == 0;
 	char	   *leaves;
 
-	sync->until_sample = sample ? XOR_SAMPLE : sync->until_sample - 1;
+	sync->until_xor = sample ? SAMPLE : sync->until_xor - 1;
 	if (!ga_compression || (!sample && !sync->xor) ||
 		!ga_chunk_load_row(&chunk->info.base, chunk->nbytes, sync->scratch))
 		return NULL;
@@ -260,11 +271,30 @@ leaves_to_xor(Sync *sync, const Chunk *chunk, uint16 mask, const char *payload)
 	return NULL;
 }
 
+static bool
+try_compression(Sync *sync)
+{
+	return sync->compress || sync->until_compress == 0;
+}
+
+static void
+note_compression(Sync *sync, size_t stored, size_t raw)
+{
+	if (sync->until_compress > 0)
+		sync->until_compress--;
+	else if (stored > 0)
+	{
+		sync->compress = COMPRESSION_PAYS(stored, raw);
+		sync->until_compress = SAMPLE;
+	}
+}
+
 /* Stores the chunk as a delta; false when that does not make it smaller than its base is. */
 static bool
 store_delta(Sync *sync, Chunk *chunk)
 {
 	uint16		mask = chunk->info.differ | chunk->dirty;
+	size_t		size = ga_delta_bytes(chunk->nbytes, mask);
 	size_t		limit = 0;
 	char	   *payload;
 	char	   *to_xor;
@@ -273,12 +303,15 @@ store_delta(Sync *sync, Chunk *chunk)
 	/* The base must have a row of its own, whatever was known: a delta of a delta could not be read. */
 	if (ga_chunk_row_size(&chunk->info.base, &limit) != chunk->nbytes)
 		return false;
-	payload = palloc(ga_delta_bytes(chunk->nbytes, mask));
+	payload = palloc(size);
 	pack_leaves(chunk->data, chunk->nbytes, mask, payload);
 	to_xor = leaves_to_xor(sync, chunk, mask, payload);
-	stored = ga_delta_store(&chunk->info.hash, chunk->nbytes, &chunk->info.base, mask, payload, to_xor, sync->width, limit);
+	stored = ga_delta_store(&chunk->info.hash, chunk->nbytes, &chunk->info.base, mask, payload, to_xor, sync->width,
+							to_xor != NULL || try_compression(sync), limit);
 	if (to_xor)
 		pfree(to_xor);
+	else
+		note_compression(sync, Max(stored, 0), size);
 	pfree(payload);
 	chunk->info.differ = mask;
 	chunk->info.known = stored > 0;
@@ -289,13 +322,16 @@ static void
 store_chunk(Sync *sync, Chunk *chunk)
 {
 	uint16		rest;
+	size_t		stored;
 
 	if (is_small(chunk) && store_delta(sync, chunk))
 		return;
 	rest = mask_of(chunk->nbytes) & ~chunk->needed;
 	if (rest != 0)
 		read_clean(sync, chunk, 1, &rest);
-	chunk->info.known = ga_chunk_store(chunk->data, chunk->nbytes, sync->width, &chunk->info.hash) > 0;
+	stored = ga_chunk_store_packed(chunk->data, chunk->nbytes, sync->width, &chunk->info.hash, try_compression(sync));
+	note_compression(sync, stored, chunk->nbytes);
+	chunk->info.known = stored > 0;
 	chunk->info.base = chunk->info.hash;
 	chunk->info.differ = 0;
 }
