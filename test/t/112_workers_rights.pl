@@ -77,6 +77,13 @@ is_value($node, q{SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'}, 'f',
 is_value($node, q{SELECT count(*) > 0 FROM public.seen WHERE how ~ 'application_name.*done'}, 't', 'what it may set');
 is_value($node, $pid_of =~ s/pid/application_name/r, 'gpuagent maintenance', 'is as it was after the task');
 
+# The cache's list of agents is in a file, to which an owner has no right of its own.
+$node->safe_psql('postgres', 'SELECT gpuagent.cache_agents()');
+restart_worker();
+is_value($node, q{SET ROLE mallory; SELECT gpuagent_store.save_cache_keys()}, $node->safe_psql('postgres', q{SELECT agents FROM gpuagent.cache_stats() WHERE tier = 'host'}),
+	'it is saved for an owner without rights to files');
+unlike(slurp_file($node->logfile), qr/permission denied to use files/, 'by the worker, too');
+
 # What waits for the end of the transaction would run as the worker.
 $node->safe_psql('postgres', q{
 	SET ROLE mallory;
