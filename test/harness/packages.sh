@@ -27,6 +27,12 @@ has_test_tools() {
 		[ -f "${pgxs%/makefiles/pgxs.mk}/test/perl/PostgreSQL/Test/Cluster.pm" ]
 }
 
+# True when build/venv has what the list says.  test/gpu/run.sh puts a borrowed Python there, whose modules suites look for.
+venv_is_ready() {
+	[ -x "$GA_VENV/bin/python" ] && cmp -s "$GA_ROOT/test/python/requirements.txt" "$GA_VENV/installed" &&
+		{ [ -f "$GA_VENV/borrowed" ] || "$GA_VENV/bin/python" -c 'import numpy, safetensors, psycopg, networkx' 2>/dev/null; }
+}
+
 # Print the major version to install: that of a server already here, else what the distribution calls "postgresql".
 choose_major() {
 	local config
@@ -73,7 +79,7 @@ system_packages() {
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need libtap-parser-sourcehandler-pgtap-perl command -v pg_prove
 	need python3 command -v python3
-	need python3-venv python3 -c 'import ensurepip, venv'
+	venv_is_ready || need python3-venv python3 -c 'import ensurepip, venv'
 	need libc6-dev has_header stdlib.h
 	need libzstd-dev has_header zstd.h
 
@@ -108,10 +114,7 @@ system_packages() {
 
 python_packages() {
 	local wanted=$GA_ROOT/test/python/requirements.txt stamp=$GA_VENV/installed
-	if [ -x "$GA_VENV/bin/python" ] && cmp -s "$wanted" "$stamp" &&
-		"$GA_VENV/bin/python" -c 'import numpy, safetensors, psycopg, networkx' 2>/dev/null; then
-		return
-	fi
+	if venv_is_ready; then return; fi
 	say "installing into build/venv: $(tr '\n' ' ' <"$wanted")"
 	python3 -m venv --clear "$GA_VENV"
 	"$GA_VENV/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted" ||

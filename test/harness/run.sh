@@ -165,7 +165,8 @@ suite_pgtap() {
 }
 
 suite_tap() {
-	find_files tap "$GA_WORK/stage/test/t" -name '*.pl' || return 0
+	# GA_TAP, a regular expression, picks some.
+	find_files tap "$GA_WORK/stage/test/t" -regextype posix-extended -regex ".*/${GA_TAP:-.*}\.pl" || return 0
 	local out=$GA_WORK/out/tap
 	ga_as mkdir -p "$out"
 	# shellcheck disable=SC2317
