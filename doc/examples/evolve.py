@@ -10,7 +10,8 @@ draws its random numbers from (seed, generation), it ends with the same bits as 
 
 The controller is a network 4-H-1 with tanh; cart-pole is that of Gymnasium's CartPole-v1 (Euler steps of 20 ms, 500 of
 them at most, a reward of 1 for each), for all controllers and episodes at once. It runs on NumPy where the swarm is in
-memory of the host, on CuPy or PyTorch where it is in memory of a GPU, and needs a role of level map (grant_access).
+memory of the host, on CuPy or PyTorch where it is in memory of a GPU, and needs a role with the levels write
+and map (grant_access).
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ import gpuagent
 EXAMPLE = next(
     (p for p in pathlib.Path(__file__).resolve().parents if (p / "doc/examples/evolve.py").exists()), pathlib.Path("/")
 ) / "doc/examples/evolve.py"
-GENERATIONS = 60
+LONG = bool(os.environ.get("GA_TEST_LONG"))
+GENERATIONS, KILLS = (400, 60) if LONG else (60, 6)
 
 
 def png_size(data):
@@ -99,7 +100,7 @@ class EvolveTest(unittest.TestCase):
             for _ in range(rng.randrange(2, 12)):
                 process.stdout.readline()
             time.sleep(rng.uniform(0, 0.03))
-            if kills < 6:
+            if kills < KILLS:
                 process.kill()
             output = process.communicate(timeout=120)[0]
             generation, metrics = self.committed(killed)
@@ -110,7 +111,7 @@ class EvolveTest(unittest.TestCase):
             self.assertEqual(process.returncode, -9, output)
             kills, before = kills + 1, generation
             cut.append(generation)
-        self.assertEqual(kills, 6)
+        self.assertEqual(kills, KILLS)
         self.assertEqual(generation, GENERATIONS)
         self.assertGreater(len(set(cut)), 2, cut)
         self.assertEqual(self.committed(whole), self.committed(killed))
@@ -118,7 +119,7 @@ class EvolveTest(unittest.TestCase):
         saved = self.conn.execute(
             "SELECT step FROM gpuagent.checkpoint WHERE run = %s AND status = 'valid' ORDER BY step", [killed]
         ).fetchall()
-        self.assertEqual(saved, [(20,), (40,), (60,)])
+        self.assertEqual(saved, [(step,) for step in range(20, GENERATIONS + 1, 20)])
         self.assertEqual(
             *(
                 self.conn.execute("SELECT state, fitness FROM gpuagent.agent WHERE id = %s", [f"{name}/champion"]).fetchone()[1]
