@@ -567,6 +567,10 @@ insert_locked(Partition *p, const GaCacheKey *key, const GaCacheRow *row, const 
 	*link = position + 1;
 	remember_first(p, bucket);
 	change_ends(bucket);
+
+	/* What fills free room was in use before; let it not go before what is read for the first time. */
+	if (flags & GA_CACHE_NO_EVICT)
+		bucket->heat = Max(bucket->heat, 1);
 	return GA_CACHE_STORED;
 }
 
