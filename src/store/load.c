@@ -44,6 +44,13 @@ typedef struct SharedLoad
 
 extern PGDLLEXPORT void ga_load_worker(dsm_segment *seg, shm_toc *toc);
 
+/* What a load takes of the arena; the rest is left to others. */
+static uint64
+arena_share(void)
+{
+	return ga_arena_limit() / 2;
+}
+
 /* What this process has for a piece: in the arena for a GPU, else of its own, so small that it stays in the cache. */
 static char *
 begin_piece(const SharedLoad *load, uint64 *nbytes)
@@ -55,8 +62,7 @@ begin_piece(const SharedLoad *load, uint64 *nbytes)
 		*nbytes = GA_CHUNK_SIZE;
 		return palloc(GA_CHUNK_SIZE);
 	}
-	/* All participants get theirs, and half of the arena is left to others. */
-	share = ga_arena_limit() / (2 * load->participants);
+	share = arena_share() / load->participants;
 	*nbytes = Max(TYPEALIGN_DOWN(GA_ARENA_BLOCK, Min(share, MAX_PIECE)), GA_ARENA_BLOCK);
 	return ga_arena_alloc(*nbytes);
 }
@@ -139,6 +145,8 @@ ga_region_load(uint64 region, int device, const GaHash *tensor)
 	int			workers = Min((uint64) max_parallel_maintenance_workers, nchunks / CHUNKS_PER_WORKER);
 	SharedLoad	load;
 
+	if (device != GA_DEVICE_HOST)
+		workers = Min((uint64) workers, Max(arena_share() / GA_ARENA_BLOCK, 1) - 1);
 	ga_reader_close(reader);
 	if (nchunks == 0)
 		return;

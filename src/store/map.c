@@ -355,12 +355,22 @@ find_loaded(const MapSwarm *map, const SwarmVersion *found, GaRegion *region)
 	/* Memory of kind cuda_ipc can be written by whoever has it: no reader shares that. */
 	if (map->place.ipc)
 		return false;
-	return ga_region_find_on(map->place.any ? GA_DEVICE_ANY : map->place.device, false, map->object, false,
+	/* What is on a GPU that does not serve is out of reach for who comes now. */
+	return ga_region_find_on(map->place.any && ga_device_serves() ? GA_DEVICE_ANY : map->place.device, false, map->object, false,
 							 found->version, found->tensor.bytes, region) &&
 		region->kind != GA_KIND_CUDA_IPC;
 }
 
 /* ---- handles ---- */
+
+void
+ga_map_report_lost(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the device lost the memory while it was mapped"),
+			 errhint("Map the object again.")));
+}
 
 static Datum
 handle_row(FunctionCallInfo fcinfo, const GaRegion *region, const GaLease *lease, const uint8 *token)
@@ -465,7 +475,7 @@ load_region(FunctionCallInfo fcinfo, const MapSwarm *map, SwarmVersion *found, D
 		return;
 	load_version(map, found, &region);
 	if (!ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
-		elog(ERROR, "region " UINT64_FORMAT " was removed while it was mapped", region.id);
+		ga_map_report_lost();
 }
 
 /* Of what is mapped for writing the newest version is what counts for all, whatever a transaction has seen before. */

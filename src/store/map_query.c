@@ -265,7 +265,7 @@ finish(FunctionCallInfo fcinfo, Collector *collector, const char *object)
 	ga_map_make(&wanted, collector->place, fill_from_pieces, collector, &region);
 	MemoryContextDelete(collector->context);
 	if (!ga_map_handle(fcinfo, &region, false, collector->place->lease, &handle))
-		elog(ERROR, "region " UINT64_FORMAT " was removed while it was mapped", region.id);
+		ga_map_report_lost();
 	return handle;
 }
 

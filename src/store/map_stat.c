@@ -136,7 +136,7 @@ put_memory(ReturnSetInfo *rsinfo, int device, text *kind, const GaRegion *region
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* memory(): regions, the arena, contexts of GPUs, and what clients hold of regions that are gone */
+/* memory(): regions, the arena, the agent cache, contexts of GPUs, and what clients hold of regions that are gone */
 PG_FUNCTION_INFO_V1(ga_memory);
 Datum
 ga_memory(PG_FUNCTION_ARGS)

@@ -205,4 +205,16 @@ is_value($node, "SELECT $regions", '3', 'nor do two of its kind');
 is_value($node, q{SELECT gpuagent.unmap_swarm('pop')}, '3', 'they end as others');
 comes_true("$regions = 0 AND $lost = 0", 'and leave nothing');
 
+
+# ---- memory that dies with the device process ----
+$map = mapped(q{gpuagent.map_swarm('pop', 'r+', device => 'cuda/ipc')});
+$pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+kill 'KILL', $pid;
+comes_true(qq{service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'killed with memory that nobody keeps');
+wait_for_service($node);
+fails_with($node, "SELECT gpuagent_store.mapped_tensor('$map->{handle}')", '55000', 'it is lost');
+is(mapped(q{gpuagent.map_swarm('pop', 'r+')})->{kind}, 'cuda_fd', 'and who maps gets other memory');
+is_value($node, q{SELECT gpuagent.unmap_swarm('pop')}, '2', 'handles on either end');
+comes_true("$regions = 0 AND $lost = 0", 'and nothing is left');
+
 done_testing();
