@@ -21,6 +21,11 @@
 #define LEAVES_PER_LIST (GA_ARENA_BLOCK / sizeof(uint32))
 #define PAIRS_PER_LIST (GA_ARENA_BLOCK / (2 * sizeof(uint64)))
 #define SHA_LEN 32
+
+/* So much at a time that a GPU is done with it in milliseconds. */
+#define LEAVES_PER_FINGERPRINT 65536
+#define LEAVES_PER_SHA256 16384
+
 #define FREE_WAIT_MS 1000
 
 /* ---- helpers ---- */
@@ -282,7 +287,7 @@ void
 ga_client_fingerprint(uint64 region, int device, uint64 nbytes, GaFingerprint *out)
 {
 	uint64		nleaves = (nbytes + GA_LEAF - 1) / GA_LEAF;
-	uint64		most = piece_bytes() / sizeof(GaFingerprint);
+	uint64		most = Min(piece_bytes() / sizeof(GaFingerprint), LEAVES_PER_FINGERPRINT);
 	bool		direct = in_mapping(out, nleaves * sizeof(GaFingerprint));
 	char	   *buffer;
 
@@ -314,13 +319,15 @@ static void
 per_leaf(GaOp op, uint64 region, int device, uint64 nbytes, const uint32 *leaves, uint32 n, char *out, uint32 width)
 {
 	bool		direct = in_mapping(out, (uint64) n * width);
-	uint64		most = direct ? LEAVES_PER_LIST : Min(piece_bytes() / width, LEAVES_PER_LIST);
+	uint64		most = op == GA_OP_SHA256 ? LEAVES_PER_SHA256 : LEAVES_PER_LIST;
 	char	   *list;
 	char	   *buffer;
 
 	operation_begins(device, n);
 	if (n == 0)
 		return;
+	if (!direct)
+		most = Min(most, piece_bytes() / width);
 	list = ga_arena_alloc(GA_ARENA_BLOCK + (direct ? 0 : Min(n, most) * width));
 	buffer = list + GA_ARENA_BLOCK;
 	for (uint64 done = 0; done < n; done += most)

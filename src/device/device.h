@@ -39,8 +39,9 @@ extern bool ga_device_serves(void);
 
 /*
  * Address of a region's file in this process, mapped on first use and kept:
- * control page, then, on the host, the data. NULL when the file is gone. The
- * mapping of a freed region goes away at the end of the transaction.
+ * control page, then, on the host, the data, which only operations below may
+ * touch: they keep it from being freed. NULL when the file is gone. The mapping
+ * of a freed region goes away at the end of a transaction.
  */
 extern GaControl *ga_region_control(uint64 region);
 

@@ -2,9 +2,13 @@
  * host.c
  *		Regions in files of the run directory, and the operations on them in place.
  *
- * A process maps a region's file on first use and keeps it until its
- * transaction ends; small files longer, for as long as they are there. A mapping
- * that outlived its file in an idle session would keep the memory taken.
+ * A process maps a region's file on first use and keeps the mapping over
+ * transactions: faulting a gigabyte in again costs more than reading it. So that
+ * an idle session does not keep the memory of a removed region, who removes it
+ * gives the memory back, under the mapping, which the session drops later. For
+ * this nobody may be using the data: clients hold a lock as long as they do
+ * (GA_LOCK_HOLD), and so do processes of the server, from their first operation
+ * on the data to the end of the transaction.
  */
 #include "base/compat.h"
 
@@ -24,7 +28,6 @@
 #include "storage/fd.h"
 #include "utils/memutils.h"
 
-#define SMALL_FILE (1024 * 1024)
 #define KEPT_FILES 64
 #define PIECE ((uint64) 256 * 1024)
 #define STRETCH ((uint64) 64 * 1024 * 1024)	/* of work between looks at interrupts */
@@ -36,6 +39,7 @@ typedef struct GaMapped
 	uint64		bytes;
 	ino_t		inode;
 	uint64		removals;		/* the counter's value when the file was last seen */
+	int			hold;			/* descriptor with the lock, not that of the mapping; -1: none */
 } GaMapped;
 
 static GaMapped *mapped = NULL;
@@ -133,25 +137,16 @@ ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes, bool allo
 	return bytes;
 }
 
-uint64
-ga_region_file_remove(uint64 region)
-{
-	char		path[MAXPGPATH];
-	struct stat st;
-	uint64		size;
-
-	ga_region_path(path, sizeof(path), region, ".leaves");
-	unlink(path);
-	ga_region_path(path, sizeof(path), region, "");
-	size = stat(path, &st) == 0 ? st.st_size : 0;
-	ga_expire_region_file(path);
-	if (unlink(path) != 0)
-		return 0;
-	pg_atomic_fetch_add_u64(&ga_device_state()->removals, 1);
-	return size;
-}
-
 /* ---- mappings of this process ---- */
+
+/* A lock on one byte of a file, by a description of its own; false when somebody else's is in the way. */
+static bool
+lock_byte(int fd, short type, off_t byte)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+	return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
 
 /* True when the region's file is still the one that is mapped. */
 static bool
@@ -170,7 +165,26 @@ is_current(GaMapped *m)
 	return true;
 }
 
-/* Keeps the youngest small mappings whose files are there. */
+static void
+close_hold(GaMapped *m)
+{
+	if (m->hold < 0)
+		return;
+	close(m->hold);
+	ReleaseExternalFD();
+	m->hold = -1;
+}
+
+/* What this process does with a region does not keep itself from removing it. */
+static void
+release_hold(uint64 region)
+{
+	for (int i = 0; i < nmapped; i++)
+		if (mapped[i].region == region)
+			close_hold(&mapped[i]);
+}
+
+/* Gives up locks, and mappings but the youngest whose files are there. */
 static void
 drop_mappings(void)
 {
@@ -179,7 +193,8 @@ drop_mappings(void)
 
 	for (int i = 0; i < nmapped; i++)
 	{
-		if (i < surplus || mapped[i].bytes > SMALL_FILE || !is_current(&mapped[i]))
+		close_hold(&mapped[i]);
+		if (i < surplus || !is_current(&mapped[i]))
 			munmap(mapped[i].address, mapped[i].bytes);
 		else
 			mapped[n++] = mapped[i];
@@ -247,6 +262,7 @@ map_region(uint64 region)
 	}
 	m->bytes = st.st_size;
 	m->inode = st.st_ino;
+	m->hold = -1;
 	m->address = m->bytes >= GA_PAGE ? mmap(NULL, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
 	close(fd);
 	if (m->address == MAP_FAILED)
@@ -265,13 +281,43 @@ ga_region_control(uint64 region)
 	return m ? (GaControl *) m->address : NULL;
 }
 
+/* Takes the lock that keeps the region's memory until the transaction ends; false when the region is gone. */
+static bool
+take_hold(GaMapped *m)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+
+	if (m->hold >= 0)
+		return true;
+	ga_region_path(path, sizeof(path), m->region, "");
+	ReserveExternalFD();
+	m->hold = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (m->hold < 0)
+	{
+		int			save_errno = errno;
+
+		ReleaseExternalFD();
+		if (save_errno == ENOENT)
+			return false;
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	}
+	if (lock_byte(m->hold, F_RDLCK, GA_LOCK_HOLD) && fstat(m->hold, &st) == 0 && st.st_nlink > 0 && st.st_ino == m->inode)
+		return true;
+	close_hold(m);
+	return false;
+}
+
 /* Address of a part of a region's data; throws when the region is gone or smaller. */
 static char *
 part_of(uint64 region, uint64 offset, uint64 nbytes)
 {
 	GaMapped   *m = map_region(region);
 
-	if (m == NULL)
+	if (m == NULL || !take_hold(m))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the mapped memory is gone"),
@@ -285,7 +331,7 @@ part_of(uint64 region, uint64 offset, uint64 nbytes)
 	return m->address + GA_PAGE + offset;
 }
 
-/* ---- locks of clients ---- */
+/* ---- locks, and the end of a region ---- */
 
 static bool
 is_locked(uint64 region, off_t byte)
@@ -307,6 +353,7 @@ is_locked(uint64 region, off_t byte)
 bool
 ga_region_is_held(uint64 region)
 {
+	release_hold(region);
 	return is_locked(region, GA_LOCK_HOLD);
 }
 
@@ -314,6 +361,38 @@ bool
 ga_region_in_step(uint64 region)
 {
 	return is_locked(region, GA_LOCK_STEP);
+}
+
+uint64
+ga_region_file_remove(uint64 region)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+	uint64		size = 0;
+	int			fd;
+
+	release_hold(region);
+	ga_region_path(path, sizeof(path), region, ".leaves");
+	unlink(path);
+	ga_region_path(path, sizeof(path), region, "");
+	ga_expire_region_file(path);
+	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0 && fstat(fd, &st) == 0)
+	{
+		/* Who comes now does not get its lock, or finds afterwards that the file has no name any more. */
+		bool		unused = lock_byte(fd, F_WRLCK, GA_LOCK_HOLD);
+
+		if (unlink(path) == 0)
+		{
+			size = st.st_size;
+			pg_atomic_fetch_add_u64(&ga_device_state()->removals, 1);
+			if (unused && size > GA_PAGE)
+				(void) fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, GA_PAGE, size - GA_PAGE);
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return size;
 }
 
 /* ---- operations ---- */

@@ -76,6 +76,31 @@ is_value($one, q{SELECT string_agg(device, ' ') FROM gpuagent.stat_device}, 'hos
 fails_with($one, q{SELECT gpuagent_store.check_device('cuda')}, '55000', 'a GPU is not to be had');
 like(finding($one, 'device'), qr/^ok: the host/, 'check_setup() knows');
 
+# Memory of the host that is unmapped is free at once, though a session that used it has it mapped; not while it uses it.
+{
+	my $idle = $one->background_psql('postgres');
+	my $rss = sub { return slurp_file("/proc/$_[0]/smaps") =~ m{/region-\d+[^\n]*\n(?:.*\n)*?Rss: +(\d+)} ? $1 : 0 };
+	my $pid = $idle->query_safe('SELECT pg_backend_pid()');
+	my $look = sub { return $idle->query_safe("SELECT gpuagent.nbytes(gpuagent_store.mapped_tensor('$_[0]'))") };
+
+	$one->safe_psql('postgres', q{SELECT gpuagent.store_swarm('s', gpuagent.tensor('U8', ARRAY[5, 1000000], convert_to(repeat('0123456789', 500000), 'UTF8')))});
+	my $handle = $one->safe_psql('postgres', q{SELECT handle FROM gpuagent.map_swarm('s', device => 'host')});
+	is($look->($handle), 5000000, 'a session uses memory of the host');
+	cmp_ok($rss->($pid), '>', 4000, '... and keeps it mapped');
+	$idle->query_safe('BEGIN');
+	$look->($handle);
+	$one->safe_psql('postgres', "SELECT gpuagent.unmap_handle('$handle')");
+	cmp_ok($rss->($pid), '>', 4000, 'memory that a transaction has used is not free when it is unmapped');
+	$idle->query_safe('COMMIT');
+	ok($one->poll_query_until('postgres', q{SELECT count(*) = 0 FROM gpuagent.stat_memory WHERE object = 'swarm:s'}), '... but soon after the transaction');
+	$handle = $one->safe_psql('postgres', q{SELECT handle FROM gpuagent.map_swarm('s', device => 'host')});
+	$look->($handle);
+	cmp_ok($rss->($pid), '>', 4000, 'again');
+	$one->safe_psql('postgres', "SELECT gpuagent.unmap_handle('$handle')");
+	cmp_ok($rss->($pid), '<', 100, 'memory is free at once when the session that has it mapped is idle');
+	$idle->quit;
+}
+
 my $none = script('none', 'exit 3');
 restart_with($one, device => 'auto', device_program => "'$none'");
 wait_for_service($one, 'no_device');
