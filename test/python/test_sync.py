@@ -3,19 +3,24 @@
 import os
 import random
 import unittest
+from unittest import mock
 
 import numpy as np
 import psycopg
 
 import gpuagent
+from gpuagent import mapped
+from test_mapped import EmulatedMemory
 from test_store_hash import CHUNK, LEAF, tensor_hash
 
 SIZES = (4, LEAF - 4, LEAF, LEAF + 4, 5 * LEAF + 8, CHUNK - 4, CHUNK, CHUNK + 4, 3 * CHUNK + LEAF + 12, 70 * CHUNK)
 
 
 class SyncTest(unittest.TestCase):
+    host = device = None
+
     def setUp(self):
-        self.conn = psycopg.connect(autocommit=True)
+        self.conn = psycopg.connect(**({"host": self.host} if self.host else {}), autocommit=True)
         self.addCleanup(self.conn.close)
         self.rng = np.random.default_rng()      # contents that no test before has stored
         self.random = random.Random(5)
@@ -28,7 +33,7 @@ class SyncTest(unittest.TestCase):
         self.conn.execute("SELECT gpuagent.unmap_swarm(%s), gpuagent.delete_swarm(%s)", (swarm, swarm))
         self.value("SELECT gpuagent.store_swarm(%s, gpuagent.tensor(%s, ARRAY[%s::bigint], %b))", swarm, dtype,
                    len(data) // np.dtype(gpuagent_dtype(dtype)).itemsize, data)
-        handle = gpuagent.map_swarm(self.conn, swarm, mode="r+")
+        handle = gpuagent.map_swarm(self.conn, swarm, mode="r+", device=self.device)
         self.addCleanup(handle.close)
         return handle, handle.numpy(raw=True).reshape(-1).view(np.uint8)
 
@@ -252,6 +257,21 @@ class SyncTest(unittest.TestCase):
         self.assertEqual(versions, [7, 8, 9])
         for version in versions:
             self.assertEqual(self.stored("sync/k", version), contents[version])
+
+
+if "GA_DEVICE_PGHOST" in os.environ:
+
+    class DeviceSyncTest(SyncTest):
+        """The same of memory that belongs to a device process, the emulated one."""
+
+        host = os.environ["GA_DEVICE_PGHOST"]
+        device = "cuda"
+
+        def setUp(self):
+            super().setUp()
+            patch = mock.patch.object(mapped, "_import_fd", EmulatedMemory)
+            patch.start()
+            self.addCleanup(patch.stop)
 
 
 def gpuagent_dtype(name):
