@@ -242,8 +242,13 @@ ga_regions_create(GaWorker *worker, uint64_t id, uint64_t bytes, bool by_handle,
 		return status;
 	}
 	*size = region->block.size;
+
+	/* Clients of memory with a descriptor come by the socket; the locks of others are all there is to see. */
 	if (by_handle)
+	{
+		region->file = open_file(id, false);
 		memcpy(handle, region->block.handle, sizeof(region->block.handle));
+	}
 	else
 		ga_keeper_keep(region);
 	return GA_STATUS_OK;

@@ -392,6 +392,15 @@ region_file(const Rig *rig, uint64_t id, bool make)
 	close(fd);
 }
 
+int
+region_open(const Rig *rig, uint64_t id)
+{
+	char		path[200];
+
+	snprintf(path, sizeof(path), "%s/" GA_REGION_PREFIX "%llu", rig->directory, (unsigned long long) id);
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
 /* ----- backends ----- */
 
 bool

@@ -119,6 +119,7 @@ extern bool client_is_cut(int fd, double seconds);
 
 /* The file of a region with its control page. */
 extern void region_file(const Rig *rig, uint64_t id, bool make);
+extern int	region_open(const Rig *rig, uint64_t id);
 
 extern uint64_t now_ns(void);
 extern void sleep_us(double us);

@@ -235,6 +235,17 @@ test_holders(void)
 	close(fds[1][1]);
 	result(becomes(&info->lost_bytes, 0, 4), "until it goes");
 
+	/* Memory by handle has no connection; only the lock tells of its clients. */
+	region_file(&rig, 13, true);
+	good = REQUEST(&owner, GA_OP_REGION_CREATE, 0, 13, 10 * MIB, GA_REGION_IPC) == GA_STATUS_OK;
+	fds[0][1] = region_open(&rig, 13);
+	good &= lock_hold(fds[0][1], F_RDLCK) && REQUEST(&owner, GA_OP_REGION_FREE, 0, 13) == GA_STATUS_OK;
+	region_file(&rig, 13, false);
+	good &= info->lost_bytes == 10 * MIB;
+	close(fds[0][1]);
+	good &= becomes(&info->lost_bytes, 0, 4);
+	result(good, "memory by handle counts as long as somebody has the lock");
+
 	/* A client that survives the process. */
 	good = REQUEST(&owner, GA_OP_REGION_CREATE, 0, 12, 10 * MIB, 0) == GA_STATUS_OK;
 	region_file(&rig, 12, true);
