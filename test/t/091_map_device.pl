@@ -89,6 +89,12 @@ sub comes_true
 	return is($found, 't', $name) || diag($node->safe_psql('postgres', 'SELECT * FROM gpuagent.stat_memory; SELECT * FROM gpuagent.stat_device'));
 }
 
+sub device_pid
+{
+	my $pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+	return $pid || die 'there is no device process';
+}
+
 # ---- what a client fetches ----
 $node->safe_psql('postgres', q{SELECT gpuagent.store_swarm('pop', '[[1,2],[3,4]]')});
 my $map = mapped(q{gpuagent.map_swarm('pop', 'r+')});
@@ -157,7 +163,7 @@ is_value($node, q{SELECT count(gpuagent.unmap_handle(handle)) FROM gpuagent.stat
 is_value($node, "SELECT $regions", '2', 'and nothing is left of either');
 
 # ---- the device process dies ----
-my $before = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+my $before = device_pid();
 $map = mapped(q{gpuagent.map_swarm('pop', 'r+')});
 $one = fetch($map);
 command($one, '8 9');
@@ -176,13 +182,13 @@ comes_true("$regions = 0 AND $lost = 0", 'and nothing is left');
 
 # ---- it hangs: who does not mind gets host memory ----
 my $fallbacks = $node->safe_psql('postgres', q{SELECT fallbacks FROM gpuagent.stat_device WHERE device = 'host'});
-my $pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+my $pid = device_pid();
 kill 'STOP', $pid;
 is(mapped(q{gpuagent.map_swarm('pop')})->{kind}, 'shm', 'a device that hangs is not waited for for ever');
 is_value($node, qq{SELECT fallbacks > $fallbacks FROM gpuagent.stat_device WHERE device = 'host'}, 't', 'which is counted');
 comes_true(qq{service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'and it is started again');
 wait_for_service($node);
-$pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+$pid = device_pid();
 kill 'STOP', $pid;
 fails_with($node, q{SELECT gpuagent.map_swarm('pop', device => 'cuda')}, '55000', 'who asked for the device gets an error');
 comes_true(qq{service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'once more');
@@ -208,7 +214,7 @@ comes_true("$regions = 0 AND $lost = 0", 'and leave nothing');
 
 # ---- memory that dies with the device process ----
 $map = mapped(q{gpuagent.map_swarm('pop', 'r+', device => 'cuda/ipc')});
-$pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
+$pid = device_pid();
 kill 'KILL', $pid;
 comes_true(qq{service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'killed with memory that nobody keeps');
 wait_for_service($node);

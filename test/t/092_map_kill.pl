@@ -72,7 +72,11 @@ while (time < $until)
 	my $h = IPC::Run::start([ 'pgbench', '-n', '-c12', '-T60', '-f', "$dir/look.sql\@9", '-f', "$dir/store.sql\@1", $node->connstr('postgres') ], \$in, \$out, \$err);
 	sleep(0.3 + rand 0.5);
 	$node->safe_psql('postgres', q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND random() < 0.3}) if rand() < 0.5;
-	kill 'KILL', $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0' AND service_pid IS NOT NULL}) || 0 if rand() < 0.2;
+	if (rand() < 0.2)
+	{
+		my $pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0' AND service_pid IS NOT NULL});
+		kill 'KILL', $pid if $pid;
+	}
 	$h->kill_kill(grace => 0);
 	$kills++;
 }
