@@ -128,6 +128,7 @@ part_tap() { GA_TAP='(07|08|09|10)[0-9].*' run_suites tap tap; }
 part_python() {
 	if has_modules "numpy, safetensors, psycopg, networkx"; then
 		run_suites python python
+		if has_modules "cupy, torch"; then run_suites python-cuda python-cuda; else add python-cuda 0 0 "left out: no cupy or torch"; fi
 	else
 		add python 0 0 "left out: no $(for m in numpy safetensors psycopg networkx; do has_modules $m || printf '%s ' "$m"; done)"
 	fi

@@ -183,34 +183,53 @@ suite_tap() {
 	cp -R "$out/tmp_check/log" "$LOGS/tap-servers" 2>/dev/null || cp -R "$out/log" "$LOGS/tap-servers" 2>/dev/null || true
 }
 
-# Two servers: one as the configuration says, one whose memory comes from a device process, the emulated one.
-suite_python() {
-	find_files python "$GA_ROOT/test/python" -name 'test*.py' || return 0
-	local log=$LOGS/python.log status=0 ran bad server
-	ga_cluster_start python "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
-	ga_cluster_start python_device "include = '$GA_WORK/stage/test/conf/gpuagent.conf'" \
-		"gpuagent.device = 'cuda'" "gpuagent.device_program = '$GA_WORK/stage/gpuagent_device_emulated'"
-	for server in python python_device; do
-		ga_psql "$server" -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
-		ga_psql "$server" -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
-	done
+# Make a cluster with a database that has the extension: python_cluster NAME [CONFIGURATION LINE...]
+python_cluster() {
+	local name=$1
+	shift
+	ga_cluster_start "$name" "include = '$GA_WORK/stage/test/conf/gpuagent.conf'" "$@"
+	ga_psql "$name" -d postgres -c 'CREATE DATABASE gpuagent_python' >/dev/null
+	ga_psql "$name" -d gpuagent_python -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
+}
+
+# Run the unittests of a folder of test/ on a cluster and enter the result: run_unittest SUITE FOLDER CLUSTER [NAME=VALUE...]
+run_unittest() {
+	local suite=$1 folder=$2 cluster=$3 log=$LOGS/$1.log status=0 ran bad
+	shift 3
 	(
-		cd "$GA_WORK/stage/test/python"
+		cd "$GA_WORK/stage/test/$folder"
 		env -u PYTHONHOME "PYTHONPATH=$GA_WORK/stage/python:$GA_WORK/stage/demo" PYTHONDONTWRITEBYTECODE=1 \
-			"PGHOST=$GA_WORK/python" "GA_DEVICE_PGHOST=$GA_WORK/python_device" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
-			"GA_TEST_DATA=$GA_WORK/stage/test/data" "GA_TEST_LONG=${GA_TEST_LONG:-}" \
+			"PGHOST=$GA_WORK/$cluster" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
+			"GA_TEST_DATA=$GA_WORK/stage/test/data" "GA_TEST_LONG=${GA_TEST_LONG:-}" "$@" \
 			"$GA_VENV/bin/python" -m unittest -v
 	) >"$log" 2>&1 || status=$?
-	ga_cluster_stop python
-	ga_cluster_stop python_device
 	ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$log" | tail -n 1)
 	# "OK", or "FAILED (failures=1, errors=2, skipped=3)": each of these counts as failed.
 	bad=$(tail -n 1 "$log" | tr -c '0-9\n' ' ' | awk '{for (i = 1; i <= NF; i++) n += $i} END {print n + 0}')
 	count_failed=$bad
 	if { [ "$status" != 0 ] || [ "${ran:-0}" = 0 ]; } && [ "$count_failed" = 0 ]; then count_failed=1; fi
 	count_passed=$((${ran:-0} > count_failed ? ${ran:-0} - count_failed : 0))
-	add_result python "$count_passed" "$count_failed"
+	add_result "$suite" "$count_passed" "$count_failed"
 	if [ "$count_failed" != 0 ]; then tail -n 80 "$log"; fi
+}
+
+# Two servers: one of the host, one whose memory comes from a device process, always the emulated one.
+suite_python() {
+	find_files python "$GA_ROOT/test/python" -name 'test*.py' || return 0
+	python_cluster python "gpuagent.device = 'host'"
+	python_cluster python_device "gpuagent.device = 'cuda'" \
+		"gpuagent.device_program = '$GA_WORK/stage/gpuagent_device_emulated'"
+	run_unittest python python python "GA_DEVICE_PGHOST=$GA_WORK/python_device"
+	ga_cluster_stop python
+	ga_cluster_stop python_device
+}
+
+# For test/gpu/run.sh: mapped memory of a real GPU, with CuPy and PyTorch.
+suite_python-cuda() {
+	find_files python-cuda "$GA_ROOT/test/gpu" -name 'test*.py' || return 0
+	python_cluster python_cuda "gpuagent.device = 'cuda'" "gpuagent.device_program = '${GA_DEVICE_PROGRAM:?}'"
+	run_unittest python-cuda gpu python_cuda
+	ga_cluster_stop python_cuda
 }
 
 # The SQL of README.md and of each page below doc/examples runs as it stands, page by page in a fresh database.
