@@ -85,6 +85,16 @@ is_value($node, q{
 	SELECT gpuagent.evict_agents() > 0;
 	SELECT agents, used_bytes FROM gpuagent.cache_stats() WHERE tier = 'host'}, "t\n0|0", 'nothing is left when all is evicted');
 
+# Twelve agents of 3 MB, of which five fit: while one is copied out, its place is taken. Each has one byte throughout.
+$node->safe_psql('postgres', q{INSERT INTO gpuagent.agent (id, state)
+	SELECT 'one' || i, gpuagent.tensor('U8', '{3000000}', convert_to(repeat(chr(64 + i::int), 3000000), 'UTF8'))::gpuagent.agent_state FROM generate_series(1, 12) i});
+my $torn = $node->basedir . '/torn.sql';
+append_to_file($torn, "\\set i random(1, 12)\nSELECT 1 / (ARRAY[element(s, 1), element(s, 1000000), element(s, 2000000), element(s, 3000000)] = " .
+	"array_fill(64.0::float8 + :i, ARRAY[4]))::int FROM (SELECT cached_state('one' || :i) AS s OFFSET 0) x;\n");
+$node->command_checks_all([ 'pgbench', '-n', '-c', 6, '-T', 2, '-f', $torn, '-h', $node->host, '-p', $node->port, 'postgres' ],
+	0, [qr/actually processed: [1-9][0-9]+/], [qr/^(?!.*ERROR)/s], 'no copy is torn');
+$node->safe_psql('postgres', q{DELETE FROM gpuagent.agent WHERE id LIKE 'one%'});
+
 # Cancelled and terminated at random. psql goes on after an error.
 my $lines = $node->basedir . '/lines.sql';
 append_to_file($lines, join '', map { sprintf("SELECT check_agent(%d), gpuagent.cache_agent('a%d'), gpuagent.evict_agents('{a%d}');\n",
