@@ -162,6 +162,8 @@ def kills(bench: Bench, setting: Setting) -> None:
     wanted = 20 if bench.quick else 100
     running: list[int] = []
     killed = 0
+    # A process needs seconds to get to a GPU.
+    shortest, longest = (0.02, 0.15) if setting.device == "host" else (0.3, 1.2)
     for n in range(wanted):
         pid = os.fork()
         if pid == 0:
@@ -172,7 +174,7 @@ def kills(bench: Bench, setting: Setting) -> None:
             finally:
                 os._exit(0)
         running.append(pid)
-        time.sleep(rng.uniform(0.02, 0.15))
+        time.sleep(rng.uniform(shortest, longest))
         if len(running) == 8:
             killed += kill(running.pop(rng.randrange(8)))
     killed += sum(map(kill, running))
