@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $node = new_node('map_device', conf => device_conf() . "gpuagent.cache_size = '80MB'\ngpuagent.device_timeout = '500ms'\ngpuagent.host_cache_size = '64MB'\n");
+my $node = new_node('map_device', conf => device_conf() . "gpuagent.cache_size = '80MB'\ngpuagent.host_cache_size = '64MB'\n");
 wait_for_service($node);
 
 my $regions = q{(SELECT count(*) FROM gpuagent.stat_memory WHERE object IS NOT NULL)};
@@ -181,6 +181,9 @@ $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('large'), gpuagent.un
 comes_true("$regions = 0 AND $lost = 0", 'and nothing is left');
 
 # ---- it hangs: who does not mind gets host memory ----
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '700ms'\n");
+$node->reload;
+comes_true(q{current_setting('gpuagent.device_timeout') = '700ms'}, 'little patience');
 my $fallbacks = $node->safe_psql('postgres', q{SELECT fallbacks FROM gpuagent.stat_device WHERE device = 'host'});
 my $pid = device_pid();
 kill 'STOP', $pid;
@@ -198,6 +201,7 @@ comes_true("$regions = 0 AND $lost = 0", 'nothing is left of either');
 comes_true(q{memory_used_bytes = 0 FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'nor on the device');
 
 # ---- legacy handles ----
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '10s'\n");
 $node->append_conf('postgresql.conf', "gpuagent.allow_ipc_handles = on\n");
 $node->reload;
 comes_true(q{current_setting('gpuagent.allow_ipc_handles') = 'on'}, 'legacy handles are allowed');
