@@ -57,7 +57,7 @@ Datum
 ga_save_cache_keys(PG_FUNCTION_ARGS)
 {
 	char	   *path = keys_path();
-	KeysHeader	header = {.magic = MAGIC};
+	KeysHeader	header = {0};
 	KeysHeader	old;
 	uint64		nbytes;
 	uint8		sha256[GA_SHA256_LEN];
@@ -71,6 +71,7 @@ ga_save_cache_keys(PG_FUNCTION_ARGS)
 	ids = ga_cache_ids(MyDatabaseId, ga_cache_incarnation(), &nbytes, &header.count);
 	if (header.count == 0)
 		PG_RETURN_INT64(0);
+	memcpy(header.magic, MAGIC, sizeof(header.magic));
 	header.crc = ga_crc32c(ids, nbytes);
 	header.encoding = GetDatabaseEncoding();
 	if (read_header(path, &old, &file))
