@@ -108,7 +108,8 @@ open_directory(void)
 	if (fd < 0)
 		ereport(FATAL,
 				(errcode_for_file_access(),
-				 errmsg("could not open directory \"%s\": %m", run_directory)));
+				 errmsg("could not open directory \"%s\": %m", run_directory),
+				 errhint("Remove it, or set gpuagent.shared_memory_dir to another directory.")));
 	if (fstat(fd, &st) != 0 || st.st_uid != geteuid())
 		ereport(FATAL,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $rounds = $ENV{GA_TEST_LONG} ? 40 : 6;
+my $rounds = $ENV{GA_TEST_LONG} ? 40 : 5;
 my $node = new_node('device', conf => device_conf() . "gpuagent.device_faults = on\ngpuagent.device_timeout = 10s\nrestart_after_crash = on\n");
 
 sub postmaster_pid { return slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/ ? $1 : die 'no postmaster' }
@@ -121,7 +121,7 @@ nothing_leaks('a refused region');
 
 # ---- the process is killed at random moments under load; memory that sessions hold survives
 
-my @sessions = (start_session(100), start_session(400000), start_session(3000000));
+my @sessions = map { start_session($_) } (100, 400_000, 3_000_000, 5_000_000, 9_000_000);		# more than the arena holds at a time
 my $holder = start_query("SELECT gpuagent_store.check_device('cuda', 2000000, " . ($rounds * 0.7 + 1) . "), 'held'");
 usleep(300_000);
 for my $round (1 .. $rounds)
