@@ -29,7 +29,6 @@
 #include "utils/memutils.h"
 
 #define KEPT_FILES 64
-#define PIECE ((uint64) 256 * 1024)
 #define STRETCH ((uint64) 64 * 1024 * 1024)	/* of work between looks at interrupts */
 
 typedef struct GaMapped
@@ -480,53 +479,16 @@ ga_host_copy(uint64 source, uint64 target, uint64 nbytes)
 	copy_bytes(part_of(target, 0, nbytes), from, nbytes);
 }
 
-static void
-read_file(int fd, const char *path, char *buffer, size_t nbytes, uint64 offset)
-{
-	while (nbytes > 0)
-	{
-		ssize_t		n = pread(fd, buffer, nbytes, (off_t) offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 n < 0 ? errmsg("could not read file \"%s\": %m", path) : errmsg("file \"%s\" is too short", path)));
-		buffer += n;
-		nbytes -= n;
-		offset += n;
-	}
-}
-
-/*
- * Reads the file instead of the mapping: that one is new in each transaction, and page faults, and giving the pages
- * back, take longer than to copy what then is in the processor's cache.
- */
 void
 ga_host_fingerprint(uint64 region, uint64 nbytes, GaFingerprint *out)
 {
-	char		path[MAXPGPATH];
-	char	   *buffer = palloc(PIECE);
-	int			fd;
+	const char *data = part_of(region, 0, nbytes);
 
-	(void) part_of(region, 0, nbytes);
-	ga_region_path(path, sizeof(path), region, "");
-	fd = OpenTransientFile(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
-	for (uint64 done = 0; done < nbytes; done += PIECE)
+	for (uint64 done = 0; done < nbytes; done += STRETCH)
 	{
-		size_t		n = Min(PIECE, nbytes - done);
-
 		CHECK_FOR_INTERRUPTS();
-		read_file(fd, path, buffer, n, GA_PAGE + done);
-		ga_fingerprint(ga_fingerprint_key(), buffer, n, out + done / GA_LEAF);
+		ga_fingerprint(ga_fingerprint_key(), data + done, Min(STRETCH, nbytes - done), out + done / GA_LEAF);
 	}
-	CloseTransientFile(fd);
-	pfree(buffer);
 }
 
 /* Bytes of a leaf of the first nbytes; throws when it has none. */

@@ -261,6 +261,15 @@ ga_live_open(const GaRegion *region)
 	return live;
 }
 
+bool
+ga_live_is_stale(uint64 region)
+{
+	for (GaLive *live = lives; live != NULL; live = live->next)
+		if (live->region == region)
+			return live->stale != InvalidSubTransactionId;
+	return false;
+}
+
 GaLiveChange *
 ga_live_change(uint64 nchunks, uint64 nleaves)
 {

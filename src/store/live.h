@@ -69,6 +69,9 @@ typedef struct GaLive
 /* The region's state in this transaction, with control page and leaf table mapped; NULL when its memory is gone. */
 extern GaLive *ga_live_open(const GaRegion *region);
 
+/* True when this transaction has given the swarm of the region a version otherwise. */
+extern bool ga_live_is_stale(uint64 region);
+
 /* A change that takes effect at commit; the caller fills it. Memory is of the transaction. */
 extern GaLiveChange *ga_live_change(uint64 nchunks, uint64 nleaves);
 extern void ga_live_push(GaLive *live, GaLiveChange *change);

@@ -497,20 +497,25 @@ is_current(SwarmQuery q, const char *swarm, int64 version, const GaHash *tensor)
 	return same;
 }
 
-/*
- * The swarm has a version that the region is not based on. Its clients shall know: at once, unless it is this
- * transaction that made the version and that may still be rolled back.
- */
+/* The swarm has a version that the region is not based on. */
 static void
-report_stale(const GaLive *live, const char *swarm)
+report_stale(const char *swarm)
 {
-	if (live->stale == InvalidSubTransactionId)
-		__atomic_fetch_add(&live->control->epoch, 1, __ATOMIC_ACQ_REL);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("swarm \"%s\" was changed by another than its mapped memory", swarm),
 			 errdetail("Syncing would overwrite the newest version with contents that are not based on it."),
 			 errhint("gpuagent.revert_swarm() brings the newest version into the mapped memory, or map the swarm again.")));
+}
+
+/* Locks the swarm's row. Clients of a region that is not based on the current version shall know. */
+static void
+require_current(const GaLive *live, const char *swarm, int64 version, const GaHash *tensor)
+{
+	if (is_current(LOCK_CURRENT, swarm, version, tensor))
+		return;
+	__atomic_fetch_add(&live->control->epoch, 1, __ATOMIC_ACQ_REL);
+	report_stale(swarm);
 }
 
 static int64
@@ -589,6 +594,9 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 	ga_setup_check();
 	ga_name_check("swarm", swarm, strlen(swarm));
 	snprintf(object, sizeof object, "swarm:%s", swarm);
+	/* Holding the swarm's row, it would wait in a circle with one that holds the region; and it fails anyway. */
+	if (ga_region_find(object, true, -1, NULL, &region) && ga_live_is_stale(region.id))
+		report_stale(swarm);
 	ga_region_exclude(object, true);
 	ga_live_refresh();
 	if (ga_region_find(object, true, -1, NULL, &region))
@@ -605,8 +613,8 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 		memcpy(&base, region.content, sizeof base);
 
 	/* Not yet under the row's lock. What is another version in an old snapshot may be the current one under the lock. */
-	if (!is_current(READ_CURRENT, swarm, base_version, &base) && !is_current(LOCK_CURRENT, swarm, base_version, &base))
-		report_stale(live, swarm);
+	if (!is_current(READ_CURRENT, swarm, base_version, &base))
+		require_current(live, swarm, base_version, &base);
 	table = ga_live_table(live, &region);
 	if (!ga_snapshot_take(&region, live->control, table, force, nowait, &snapshot))
 		return false;
@@ -616,8 +624,7 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 	result->step = (int64) snapshot.step;
 	if (snapshot.ndirty > 0)
 	{
-		if (!is_current(LOCK_CURRENT, swarm, base_version, &base))
-			report_stale(live, swarm);
+		require_current(live, swarm, base_version, &base);
 		write_back(swarm, &region, live, table, &snapshot, metadata, has_metadata, result);
 	}
 	else if (live->changes == NULL)
