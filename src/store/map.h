@@ -36,7 +36,7 @@ extern bool ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool 
 pg_noreturn extern void ga_map_report_unknown(Datum handle);
 
 /* Throws 55000 for a region that was gone before it had a lease. */
-extern void ga_map_report_lost(void) pg_attribute_noreturn();
+pg_noreturn extern void ga_map_report_lost(void);
 
 /* "shm", .. */
 extern const char *ga_map_kind(GaRegionKind kind);
