@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "base/guc.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "commands/dbcommands.h"
 #include "device/mapping.h"
@@ -16,6 +17,8 @@
 #include "store/map.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 /* Entries copied under the registry's lock, to be looked at without it. */
@@ -110,6 +113,17 @@ kind_of(const char *object)
 	return cstring_to_text_with_len(object, strcspn(object, ":"));
 }
 
+/* Names of swarms are for who may see every row of their table. */
+static bool
+may_see_names(void)
+{
+	Oid			schema = get_namespace_oid("gpuagent", true);
+	Oid			swarm = OidIsValid(schema) ? get_relname_relid("swarm", schema) : InvalidOid;
+
+	return OidIsValid(swarm) && pg_class_aclcheck(swarm, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(swarm, InvalidOid, true) != RLS_ENABLED;
+}
+
 static void
 put_memory(ReturnSetInfo *rsinfo, int device, text *kind, const GaRegion *region, uint64 used)
 {
@@ -126,7 +140,7 @@ put_memory(ReturnSetInfo *rsinfo, int device, text *kind, const GaRegion *region
 	if (region != NULL)
 	{
 		/* Names of another database are its own. */
-		nulls[2] = region->database != MyDatabaseId && !may_see(InvalidOid);
+		nulls[2] = !may_see(InvalidOid) && (region->database != MyDatabaseId || !may_see_names());
 		values[2] = CStringGetTextDatum(region->object);
 		values[5] = TimestampTzGetDatum(region->resident_since);
 		values[6] = TimestampTzGetDatum(region->last_used_at);

@@ -213,6 +213,7 @@ CREATE POLICY map ON gpuagent.swarm USING (swarm = 'map/b');
 SET ROLE ga_map_one;
 SELECT map_swarm('map/a');
 SELECT map_swarm('map/a', 'r+');
+SELECT count(*) > 0 AS regions, count(object) AS names FROM stat_memory WHERE kind = 'swarm';
 SELECT version FROM map_swarm('map/b');
 SELECT unmap_swarm('map/a');
 RESET ROLE;
