@@ -27,8 +27,7 @@
 #include "utils/wait_event.h"
 
 #define COPY_LIMIT ((uint64) 4 * 1024 * maintenance_work_mem)
-#define FREE_ATTEMPTS 3			/* without the step lock */
-#define LOCKED_ATTEMPTS 3
+#define FREE_ATTEMPTS 3			/* without the step lock; with it, one must do */
 #define POLL_US 100				/* for the step lock: it may be free for moments only */
 #define PATIENT_AFTER 20000		/* polls of one step, then once a millisecond */
 #define HASH_ON_DEVICE 64		/* as many leaves as make that faster */
@@ -232,21 +231,14 @@ ga_snapshot_take(const GaRegion *region, const GaControl *control, const GaLeave
 	s->torn = s->sequence % 2 != 0;
 	if (s->torn && !force)
 		report_torn(region);
-	for (int i = 0; i < LOCKED_ATTEMPTS; i++)
+	if (!attempt(table, s))
+		report_unlocked();
+	if (!too_much(s) && !s->torn)
 	{
-		if (attempt(table, s))
-		{
-			if (!too_much(s) && !s->torn)
-			{
-				ga_step_unlock(s->lock);
-				s->lock = -1;
-			}
-			return true;
-		}
-		s->sequence = __atomic_load_n(&control->sequence, __ATOMIC_ACQUIRE);
+		ga_step_unlock(s->lock);
+		s->lock = -1;
 	}
-	report_unlocked();
-	return false;
+	return true;
 }
 
 void
