@@ -35,16 +35,18 @@ typedef struct GaCacheEntry
 
 StaticAssertDecl(sizeof(GaCacheEntry) == GA_CACHE_UNIT, "the header of an entry fills a unit");
 
+/* Small, so that many of them stay in the processor's caches. */
 struct GaCacheBucket
 {
 	pg_atomic_uint32 sequence;
 	uint32		head;			/* position + 1 of the first entry */
 	Buffer		buffer;			/* with the next two: where the tuple of the first entry was last seen */
 	uint16		place;
-	OffsetNumber offset;
+	uint8		offset;			/* 0: beyond 255 */
 	uint8		heat;			/* uses since the hand passed; readers write it without a lock */
-	uint8		pad[15];
 };
+
+StaticAssertDecl(sizeof(struct GaCacheBucket) == 16, "buckets do not straddle lines");
 
 typedef struct GaCachePartition
 {

@@ -271,7 +271,7 @@ remember_first(const Partition *p, Bucket *bucket)
 
 		bucket->buffer = entry->buffer;
 		bucket->place = entry->place;
-		bucket->offset = ItemPointerGetOffsetNumberNoCheck(&entry->tid);
+		bucket->offset = ItemPointerGetOffsetNumberNoCheck(&entry->tid) <= PG_UINT8_MAX ? ItemPointerGetOffsetNumberNoCheck(&entry->tid) : 0;
 	}
 }
 
