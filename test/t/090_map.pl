@@ -90,6 +90,15 @@ is_value($node, "SELECT gpuagent.renew_handle('$renewed->{handle}', '10 ms') IS 
 comes_true("SELECT ($regions) = 0", 'and the reaper frees the memory');
 ok(!-e $map->{path}, 'with its file');
 
+$map = mapped(q{gpuagent.map_swarm('pop', 'r+', lease => '500 ms')});
+open $client, '+<:raw', $map->{path} or die "open: $!";
+ok(hold($client), 'a client holds memory');
+comes_true(q{SELECT count(*) = 0 FROM gpuagent.stat_handle}, 'whose lease runs out');
+is_value($node, $regions, '1', 'its bytes stay counted');
+is(contents($map), pack('f<4', 1 .. 4), 'and stay there');
+close $client;
+comes_true("SELECT ($regions) = 0", 'until it lets go');
+
 # ---- a large swarm: workers, and what may interrupt them ----
 $node->safe_psql('postgres', q{
 	SELECT gpuagent.append_swarm('large', gpuagent.tensor('U8', ARRAY[1048576], string_agg(sha256((i + n * 40000)::text::bytea), '')))
