@@ -243,6 +243,12 @@ end_pending(const Pending *item)
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
 	region = find_region(item->id);
+	if (region != NULL && region->state == GA_REGION_READY && region->private_pid == 0 && region->leases > 0)
+	{
+		/* Complete, and others use it already. */
+		region->loader_pid = 0;
+		region = NULL;
+	}
 	if (region != NULL)
 	{
 		device = region->device;
@@ -623,7 +629,9 @@ ga_lease_grant(uint64 id, bool write, TimestampTz expires_at, GaLease *lease)
 		region->leases++;
 		region->last_used_at = now;
 		private = region->private_pid != 0;
-		region->loader_pid = 0;
+		/* Others may come and go before the loader has its lease: it keeps the region until then. */
+		if (region->loader_pid == MyProcPid)
+			region->loader_pid = 0;
 	}
 	LWLockRelease(ga_region_lock());
 	if (there && slot == NULL)

@@ -68,7 +68,7 @@ typedef struct GaRegion
 	uint64		nbytes;
 	uint64		size_bytes;		/* taken */
 	uint8		ipc_handle[64];
-	int			loader_pid;		/* until the first lease: who; that process gone means nobody will finish it */
+	int			loader_pid;		/* until it has a lease itself: who; that process gone means nobody will finish it */
 	int			leases;
 	TimestampTz resident_since;
 	TimestampTz last_used_at;
