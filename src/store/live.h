@@ -111,7 +111,7 @@ typedef struct GaSnapshot
 
 /*
  * Takes a snapshot of what differs from the table. Waits while a client is in
- * its step, or with nowait gives up and returns false. 55000 for torn contents
+ * its step, or with nowait soon gives up and returns false. 55000 for torn contents
  * unless forced. ga_snapshot_end must follow; an ERROR ends it too.
  */
 extern bool ga_snapshot_take(const GaRegion *region, const GaControl *control, const GaLeaves *table, bool force,
@@ -124,8 +124,11 @@ extern void ga_snapshot_read(const GaSnapshot *snapshot, uint32 first, uint32 n,
 extern void ga_snapshot_check(const GaSnapshot *snapshot);
 extern void ga_snapshot_end(GaSnapshot *snapshot);
 
-/* Keeps clients out of their steps: waits for a running one. An fd for ga_step_unlock, which an ERROR closes as well. */
-extern int	ga_step_lock(const GaRegion *region, const GaControl *control);
+/*
+ * Keeps clients out of their steps: waits for a running one, or (!patient) for about 0.1 s, after which it gives -1. Else
+ * an fd for ga_step_unlock, which an ERROR closes as well.
+ */
+extern int	ga_step_lock(const GaRegion *region, const GaControl *control, bool patient);
 extern void ga_step_unlock(int fd);
 
 /* ---- sync.c ---- */

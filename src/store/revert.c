@@ -126,7 +126,7 @@ ga_revert(const char *swarm)
 	ga_live_refresh();
 	require_same_shape(swarm, &region, &to.tensor);
 
-	lock = ga_step_lock(&region, live->control);
+	lock = ga_step_lock(&region, live->control, true);
 	__atomic_fetch_or(&live->control->sequence, 1, __ATOMIC_ACQ_REL);
 	ga_leaves_close(&live->leaves);
 	ga_region_load(region.id, region.device, &to.tensor);

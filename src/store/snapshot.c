@@ -29,6 +29,7 @@
 #define COPY_LIMIT ((uint64) 4 * 1024 * maintenance_work_mem)
 #define FREE_ATTEMPTS 3			/* without the step lock; with it, one must do */
 #define POLL_US 100				/* for the step lock: it may be free for moments only */
+#define IMPATIENT_POLLS 1000
 #define PATIENT_AFTER 20000		/* polls of one step, then once a millisecond */
 #define HASH_ON_DEVICE 64		/* as many leaves as make that faster */
 #define GATHER 256				/* leaves at a time */
@@ -49,12 +50,13 @@ require_ready(uint64 region)
 }
 
 int
-ga_step_lock(const GaRegion *region, const GaControl *control)
+ga_step_lock(const GaRegion *region, const GaControl *control, bool patient)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = GA_LOCK_STEP, .l_len = 1};
 	char		path[MAXPGPATH];
 	uint64		sequence = 0;
 	uint64		polls = 0;
+	int			left = IMPATIENT_POLLS;
 	int			fd;
 
 	ga_region_path(path, sizeof path, region->id, "");
@@ -72,6 +74,11 @@ ga_step_lock(const GaRegion *region, const GaControl *control)
 					(errcode_for_file_access(),
 					 errmsg("could not lock file \"%s\": %m", path)));
 		CHECK_FOR_INTERRUPTS();
+		if (!patient && left-- == 0)
+		{
+			CloseTransientFile(fd);
+			return -1;
+		}
 		polls = now == sequence ? polls + 1 : 1;
 		sequence = now;
 		if (polls % 1000 == 0)
@@ -226,7 +233,12 @@ ga_snapshot_take(const GaRegion *region, const GaControl *control, const GaLeave
 		if (too_much(s))
 			break;
 	}
-	s->lock = ga_step_lock(region, control);
+	s->lock = ga_step_lock(region, control, !nowait);
+	if (s->lock < 0)
+	{
+		ga_snapshot_end(s);
+		return false;
+	}
 	s->sequence = __atomic_load_n(&control->sequence, __ATOMIC_ACQUIRE);
 	s->torn = s->sequence % 2 != 0;
 	if (s->torn && !force)
