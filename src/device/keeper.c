@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "device/keeper.h"
-#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 

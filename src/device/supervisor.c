@@ -23,7 +23,6 @@
 #include "device/request.h"
 #include "device/state.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -32,6 +31,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #define SHORTEST_DELAY_MS 100
 #define LONGEST_DELAY_MS 30000
