@@ -111,7 +111,9 @@ parse(int argc, char **argv)
 	long		cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	ga_server.nworkers = cores >= 8 ? 4 : 2;
-	ga_server.spin_ns = cores >= 2 ? 20000 : 0;
+
+	/* With few cores, who spins keeps those from running that it waits for. */
+	ga_server.spin_ns = cores >= 4 ? 20000 : 0;
 	for (int i = 1; i < argc; i++)
 	{
 		const char *value = i + 1 < argc ? argv[i + 1] : NULL;

@@ -210,9 +210,13 @@ GaStatus
 ga_backend_import(GaWorker *worker, GaBlock *block)
 {
 	CUmemGenericAllocationHandle handle;
-	GaStatus	status = check(worker, ga_driver.MemImportFromShareableHandle(&handle, (void *) (uintptr_t) block->fd, HANDLE_TYPE),
-							   "import");
 
+	/* One thread restores regions of several devices. */
+	GaStatus	status = ga_cuda_check(worker, cudaSetDevice(worker->device), "import");
+
+	if (status == GA_STATUS_OK)
+		status = check(worker, ga_driver.MemImportFromShareableHandle(&handle, (void *) (uintptr_t) block->fd, HANDLE_TYPE),
+					   "import");
 	if (status == GA_STATUS_OK)
 		status = map(worker, block, handle);
 	if (status != GA_STATUS_OK)

@@ -308,6 +308,7 @@ accept_one(void)
 	struct ucred peer;
 	socklen_t	size = sizeof(peer);
 	Connection *connection;
+	static uint64_t said;
 
 	if (fd < 0)
 	{
@@ -319,7 +320,11 @@ accept_one(void)
 			if (fd >= 0)
 				close(fd);
 			spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-			ga_log("too many connections: one was cut off");
+			if (ga_now_ns() - said > 10 * UINT64_C(1000000000))
+			{
+				ga_log("too many connections: some are cut off");
+				said = ga_now_ns();
+			}
 		}
 		return;
 	}

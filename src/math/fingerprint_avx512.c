@@ -27,6 +27,16 @@ products(__m512i sum, __m512i low, __m512i high, __m512i low_key, __m512i high_k
 	return _mm512_add_epi64(sum, _mm512_mul_epu32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(y, 32)));
 }
 
+/* Not _mm512_reduce_add_epi64(), whose sums are signed. */
+static inline TARGET uint64_t
+total(__m512i sum)
+{
+	uint64_t	word[8];
+
+	_mm512_storeu_si512(word, sum);
+	return word[0] + word[1] + word[2] + word[3] + word[4] + word[5] + word[6] + word[7];
+}
+
 /* Four blocks of 32 bytes at a time: first halves (0x88) in one register, second halves (0xDD) in another. */
 TARGET void
 ga_fingerprint_avx512(const uint8_t *key, const uint8_t *data, size_t steps, uint64_t *sum)
@@ -52,8 +62,8 @@ ga_fingerprint_avx512(const uint8_t *key, const uint8_t *data, size_t steps, uin
 		data += GA_FINGERPRINT_STEP;
 		key += GA_FINGERPRINT_STEP;
 	}
-	sum[0] += (uint64_t) _mm512_reduce_add_epi64(sum0);
-	sum[1] += (uint64_t) _mm512_reduce_add_epi64(sum1);
+	sum[0] += total(sum0);
+	sum[1] += total(sum1);
 }
 
 #endif							/* GA_X86_FINGERPRINT */

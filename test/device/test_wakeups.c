@@ -168,7 +168,7 @@ test_many_owners(int rounds)
 int
 main(void)
 {
-	static const char *const usual[] = {"--allow-faults", "--budget", "268435456", NULL};
+	static const char *const usual[] = {"--allow-faults", "--budget", "268435456", "--spin", "20", NULL};
 	static const char *const no_spin[] = {"--allow-faults", "--spin", "0", "--threads", "1", NULL};
 	static const char *const much_spin[] = {"--allow-faults", "--spin", "2000", "--threads", "4", NULL};
 	int			times = getenv("GA_TEST_LONG") != NULL && *getenv("GA_TEST_LONG") != '\0' ? 20 : 1;
@@ -189,6 +189,7 @@ main(void)
 
 	result(rig_start(&rig, much_spin), "with much spinning");
 	test_round_trips(5000 * times, 0, 30, "only the process spins");
+	test_round_trips(5000 * times, 1000000, 0, "both spin");
 	rig_kill(&rig, SIGTERM);
 	rig_remove(&rig);
 	return finish();
