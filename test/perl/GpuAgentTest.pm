@@ -33,6 +33,7 @@ sub new_node
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
 	$node->init(%option);
+	$node->append_conf('postgresql.conf', "jit = off\n");
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'gpuagent'\n") if $preload;
 	$node->append_conf('postgresql.conf', $conf) if $conf;
 	$node->start;
