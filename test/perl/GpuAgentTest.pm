@@ -20,7 +20,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node is_value fails_with digest device_conf wait_for_service served is_served set_task);
+our @EXPORT = qw($only_context new_node is_value fails_with digest device_conf wait_for_service served is_served set_task);
+
+# SQL: no memory of the first GPU is taken but that of the context.
+our $only_context = q{(SELECT d.memory_used_bytes = m.used_bytes FROM gpuagent.stat_device d JOIN gpuagent.stat_memory m USING (device)
+	WHERE d.device = 'cuda:0' AND m.kind = 'context')};
 
 # Make and start a cluster with the extension and its tables in database postgres.  Options: preload (default 1),
 # setup (default 1), conf (lines of postgresql.conf), and those of PostgreSQL::Test::Cluster's init.
@@ -121,10 +125,12 @@ sub set_task
 		\$do\$});
 }
 
-# Lines of postgresql.conf that give a server a device process.
+# Lines of postgresql.conf that give a server a device process; with a true argument, always the emulated one.
 sub device_conf
 {
-	my $program = $ENV{GA_DEVICE_PROGRAM} // die 'GA_DEVICE_PROGRAM is not set: the path of build/device/gpuagent_device_emulated';
+	my ($emulated) = @_;
+	my $name = $emulated ? 'GA_DEVICE_EMULATED' : 'GA_DEVICE_PROGRAM';
+	my $program = $ENV{$name} // die "$name is not set: the path of build/device/gpuagent_device_emulated";
 
 	return "gpuagent.device = cuda\ngpuagent.device_program = '$program'\n";
 }

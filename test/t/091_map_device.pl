@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $node = new_node('map_device', conf => device_conf() . "gpuagent.cache_size = '80MB'\ngpuagent.host_cache_size = '64MB'\n");
+my $node = new_node('map_device', conf => device_conf(1) . "gpuagent.cache_size = '80MB'\ngpuagent.host_cache_size = '64MB'\n");
 wait_for_service($node);
 
 my $regions = q{(SELECT count(*) FROM gpuagent.stat_memory WHERE object IS NOT NULL)};
