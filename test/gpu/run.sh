@@ -142,7 +142,7 @@ part_bench() {
 		return
 	fi
 	# shellcheck disable=SC2086
-	timeout 240 bash "$ROOT/test/bench/run.sh" --quick ${GA_GPU_BENCH_PARTS:-map} >"$OUT/bench.log" 2>&1 || status=$?
+	timeout 300 bash "$ROOT/test/bench/run.sh" --quick ${GA_GPU_BENCH_PARTS:-map} >"$OUT/bench.log" 2>&1 || status=$?
 	tail -n 60 "$OUT/bench.log"
 	cp "$ROOT"/build/bench/* "$OUT/" 2>/dev/null
 	add bench "$((status == 0))" "$((status != 0))" "$((SECONDS - start)) s"
