@@ -165,6 +165,8 @@ class _Control:
             raise StaleHandle(self.lost)
         if self.halves[_EPOCH] & _EPOCH_EXPIRED or os.fstat(self.fd).st_nlink == 0:
             raise StaleHandle("the lease has ended")
+        if self.halves[0] != _CONTROL_MAGIC:
+            raise StaleHandle("a client has destroyed the memory: opening its file with mode w+ does that")
         if self.halves[_EPOCH] != self.epoch:
             raise StaleHandle("the server replaced the contents, by a restore or a restart of the device, since they were mapped")
 

@@ -9,7 +9,7 @@ CREATE FUNCTION gpuagent.map_swarm(swarm text, mode text DEFAULT 'r', version bi
     autosync boolean DEFAULT false, lease interval DEFAULT '5 min') RETURNS gpuagent.handle
     AS 'MODULE_PATHNAME', 'ga_map_swarm' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent.map_swarm(text, text, bigint, text, boolean, interval) IS
-    'brings a swarm to a device, unless it is there, and returns a handle on its memory. mode r: a version, shared by its readers, never changed; r+: the newest version, shared by writers, written back by sync_swarm or autosync. device: host, cuda, cuda:N, NULL for any; cuda:N/ipc for a legacy IPC handle. The handle lasts until its lease ends, whatever becomes of transaction and connection';
+    'brings a swarm to a device, unless it is there, and returns a handle on its memory. mode r: a version, shared by its readers, never changed; r+: the newest version, shared by writers, who need the rights to store one, written back by sync_swarm or autosync. device: host, cuda, cuda:N, NULL for any; cuda:N/ipc for a legacy IPC handle. The handle lasts until its lease ends, whatever becomes of transaction and connection';
 
 CREATE FUNCTION gpuagent.map_agents(ids text[] DEFAULT NULL, generation bigint DEFAULT NULL, prefix text DEFAULT NULL,
     best bigint DEFAULT NULL, column_name text DEFAULT 'state', device text DEFAULT NULL, lease interval DEFAULT '5 min')

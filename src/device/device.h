@@ -40,10 +40,14 @@ extern bool ga_device_serves(void);
 /*
  * Address of a region's file in this process, mapped on first use and kept:
  * control page, then, on the host, the data, which only operations below may
- * touch: they keep it from being freed. NULL when the file is gone. The mapping
- * of a freed region goes away at the end of a transaction.
+ * touch: they keep it from being freed. NULL when the file is gone, or a client
+ * has destroyed it. The mapping of a freed region goes away at the end of a
+ * transaction.
  */
 extern GaControl *ga_region_control(uint64 region);
+
+/* False when the file is gone, or not what it was: a client may have opened it with mode w+, which shortens it to nothing. */
+extern bool ga_region_is_whole(uint64 region, int device, uint64 nbytes);
 
 #define GA_REGION_DATA_OFFSET GA_PAGE
 

@@ -22,6 +22,7 @@
 #include "base/shared.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
+#include "device/guard.h"
 #include "device/ops.h"
 #include "device/state.h"
 #include "miscadmin.h"
@@ -155,6 +156,8 @@ is_current(GaMapped *m)
 	char		path[MAXPGPATH];
 	struct stat st;
 
+	if (ga_guard_is_broken(m->address))
+		return false;
 	if (m->removals == removals)
 		return true;
 	ga_region_path(path, sizeof(path), m->region, "");
@@ -194,7 +197,7 @@ drop_mappings(void)
 	{
 		close_hold(&mapped[i]);
 		if (i < surplus || !is_current(&mapped[i]))
-			munmap(mapped[i].address, mapped[i].bytes);
+			ga_guard_unmap(mapped[i].address);
 		else
 			mapped[n++] = mapped[i];
 	}
@@ -262,9 +265,11 @@ map_region(uint64 region)
 	m->bytes = st.st_size;
 	m->inode = st.st_ino;
 	m->hold = -1;
-	m->address = m->bytes >= GA_PAGE ? mmap(NULL, m->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+	m->address = m->bytes >= GA_PAGE ? ga_guard_map(fd, m->bytes) : NULL;
 	close(fd);
-	if (m->address == MAP_FAILED)
+	if (m->bytes < GA_PAGE)
+		return NULL;
+	if (m->address == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not map file \"%s\"", path)));
@@ -276,8 +281,30 @@ GaControl *
 ga_region_control(uint64 region)
 {
 	GaMapped   *m = map_region(region);
+	GaControl  *control = m ? (GaControl *) m->address : NULL;
 
-	return m ? (GaControl *) m->address : NULL;
+	return control != NULL && control->magic == GA_CONTROL_MAGIC && control->region == region ? control : NULL;
+}
+
+bool
+ga_region_is_whole(uint64 region, int device, uint64 nbytes)
+{
+	uint64		bytes = TYPEALIGN(GA_PAGE, GA_PAGE + (device == GA_DEVICE_HOST ? nbytes : 0));
+	char		path[MAXPGPATH];
+	struct stat st;
+	GaControl	control;
+	bool		whole;
+	int			fd;
+
+	ga_region_path(path, sizeof(path), region, "");
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	whole = fstat(fd, &st) == 0 && (uint64) st.st_size >= bytes &&
+		pread(fd, &control, sizeof(control), 0) == sizeof(control) &&
+		control.magic == GA_CONTROL_MAGIC && control.version == GA_PROTOCOL_VERSION && control.region == region;
+	close(fd);
+	return whole;
 }
 
 /* Takes the lock that keeps the region's memory until the transaction ends; false when the region is gone. */
@@ -310,17 +337,35 @@ take_hold(GaMapped *m)
 	return false;
 }
 
+static void
+report_gone(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the mapped memory is gone"),
+			 errhint("Map the object again.")));
+}
+
+/* After an operation: what it has read is what the file had. */
+static void
+require_unbroken(const char *part)
+{
+	if (ga_guard_is_broken(part))
+		report_gone();
+}
+
 /* Address of a part of a region's data; throws when the region is gone or smaller. */
 static char *
 part_of(uint64 region, uint64 offset, uint64 nbytes)
 {
 	GaMapped   *m = map_region(region);
+	const GaControl *control;
 
 	if (m == NULL || !take_hold(m))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the mapped memory is gone"),
-				 errhint("Map the object again.")));
+		report_gone();
+	control = (const GaControl *) m->address;
+	if (control->magic != GA_CONTROL_MAGIC || m->bytes - GA_PAGE < control->data_bytes)
+		report_gone();			/* a client has shortened it */
 	if (offset > m->bytes - GA_PAGE || nbytes > m->bytes - GA_PAGE - offset)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -467,7 +512,11 @@ ga_host_upload(uint64 region, uint64 offset, const char *data, uint64 nbytes)
 void
 ga_host_download(uint64 region, uint64 offset, char *data, uint64 nbytes)
 {
-	copy_bytes(data, part_of(region, offset, nbytes), nbytes);
+	const char *part = part_of(region, offset, nbytes);
+
+	copy_bytes(data, part, nbytes);
+	if (nbytes > 0)
+		require_unbroken(part);
 }
 
 void
@@ -475,8 +524,14 @@ ga_host_copy(uint64 source, uint64 target, uint64 nbytes)
 {
 	/* Mapping the second may move the array of mappings, but not the first one's address. */
 	const char *from = part_of(source, 0, nbytes);
+	char	   *to = part_of(target, 0, nbytes);
 
-	copy_bytes(part_of(target, 0, nbytes), from, nbytes);
+	copy_bytes(to, from, nbytes);
+	if (nbytes > 0)
+	{
+		require_unbroken(from);
+		require_unbroken(to);
+	}
 }
 
 void
@@ -488,6 +543,7 @@ ga_host_fingerprint(uint64 region, uint64 nbytes, GaFingerprint *out)
 	{
 		CHECK_FOR_INTERRUPTS();
 		ga_fingerprint(ga_fingerprint_key(), data + done, Min(STRETCH, nbytes - done), out + done / GA_LEAF);
+		require_unbroken(data);
 	}
 }
 
@@ -516,6 +572,7 @@ ga_host_gather(uint64 region, uint64 nbytes, const uint32 *leaves, uint32 n, cha
 		CHECK_FOR_INTERRUPTS();
 		memcpy(out, data + (uint64) leaves[i] * GA_LEAF, bytes);
 		memset(out + bytes, 0, GA_LEAF - bytes);
+		require_unbroken(data);
 	}
 }
 
@@ -542,6 +599,8 @@ ga_host_sha256(uint64 region, uint64 nbytes, const uint32 *leaves, uint32 n, uin
 					 errmsg("could not compute SHA-256")));
 	}
 	pg_cryptohash_free(ctx);
+	if (n > 0)
+		require_unbroken(data);
 }
 
 void
@@ -550,9 +609,12 @@ ga_host_gather_rows(uint64 source, uint64 target, const uint64 (*pairs)[2], uint
 	for (uint32 i = 0; i < n; i++)
 	{
 		const char *from = part_of(source, pairs[i][0], row_bytes);
+		char	   *to = part_of(target, pairs[i][1], row_bytes);
 
 		if (i % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
-		memcpy(part_of(target, pairs[i][1], row_bytes), from, row_bytes);
+		memcpy(to, from, row_bytes);
+		require_unbroken(from);
+		require_unbroken(to);
 	}
 }

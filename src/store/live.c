@@ -10,11 +10,11 @@
 #include "base/compat.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "access/xact.h"
 #include "base/shared.h"
+#include "device/guard.h"
 #include "device/mapping.h"
 #include "device/ops.h"
 #include "miscadmin.h"
@@ -140,7 +140,7 @@ close_lives(void)
 	for (GaLive *live = lives; live != NULL; live = live->next)
 	{
 		ga_leaves_close(&live->leaves);
-		munmap(live->control, GA_PAGE);
+		ga_guard_unmap(live->control);
 	}
 	lives = NULL;				/* its memory goes with the transaction */
 }
@@ -215,9 +215,9 @@ map_control(uint64 region)
 	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
-	page = mmap(NULL, GA_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	page = ga_guard_map(fd, GA_PAGE);
 	close(fd);
-	if (page == MAP_FAILED)
+	if (page == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not map file \"%s\"", path)));
@@ -249,6 +249,32 @@ find_live(uint64 region)
 	live->next = lives;
 	lives = live;
 	return live;
+}
+
+static void
+set_lost(GaRegion *region, void *arg)
+{
+	if (region->state == GA_REGION_READY)
+		region->state = GA_REGION_LOST;
+}
+
+bool
+ga_live_lose(const GaRegion *region)
+{
+	if (ga_region_is_whole(region->id, region->device, region->nbytes))
+		return false;
+	(void) ga_region_update(region->id, set_lost, NULL);
+	return true;
+}
+
+void
+ga_live_report_lost(const char *swarm)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a client has destroyed the mapped memory of swarm \"%s\"", swarm),
+			 errdetail("Its file was shortened or overwritten, as opening it with mode w+ does."),
+			 errhint("Map the swarm again.")));
 }
 
 GaLive *

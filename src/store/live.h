@@ -69,6 +69,10 @@ typedef struct GaLive
 /* The region's state in this transaction, with control page and leaf table mapped; NULL when its memory is gone. */
 extern GaLive *ga_live_open(const GaRegion *region);
 
+/* True when a client has destroyed the memory, which is nobody's to join then. */
+extern bool ga_live_lose(const GaRegion *region);
+extern void ga_live_report_lost(const char *swarm);
+
 /* True when this transaction has given the swarm of the region a version otherwise. */
 extern bool ga_live_is_stale(uint64 region);
 

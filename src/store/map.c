@@ -31,6 +31,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -308,6 +309,13 @@ load_version(const MapSwarm *map, SwarmVersion *found, GaRegion *region)
 	ga_map_make(&wanted, &map->place, fill_from_store, &found->tensor, region);
 }
 
+static bool
+is_writable(const MapSwarm *map, const SwarmVersion *found, const GaRegion *region)
+{
+	return region->version == found->version && memcmp(region->content, &found->tensor, GA_CONTENT_LEN) == 0 &&
+		(map->place.any || (region->device == map->place.device && map->place.ipc == (region->kind == GA_KIND_CUDA_IPC)));
+}
+
 /* The writable region of a swarm must hold the version that the tables call newest. */
 static void
 check_writable(const MapSwarm *map, const SwarmVersion *found, const GaRegion *region)
@@ -340,14 +348,80 @@ check_rights(void)
 		aclcheck_error(result, OBJECT_TABLE, "chunk");
 }
 
-/* A region that others have loaded; false when there is none. */
+static void
+require_right(Oid schema, const char *table, AclMode right)
+{
+	AclResult	result = pg_class_aclcheck(get_relname_relid(table, schema), GetUserId(), right);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, table);
+}
+
+/* What policies for UPDATE say of the row, as a lock of it tells; the lock goes again. */
 static bool
-find_loaded(const MapSwarm *map, const SwarmVersion *found, GaRegion *region)
+may_change_row(const MapSwarm *map)
+{
+	static GaPlan plan;
+	static const Oid types[] = {TEXTOID};
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	volatile bool found = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		Datum		value = map->swarm;
+
+		if (!ga_plan_ready(&plan, 1, types))
+			ga_plan_prepare(&plan, "SELECT FROM gpuagent.swarm s WHERE s.swarm OPERATOR(pg_catalog.=) $1 FOR KEY SHARE", 1, types, 0);
+		found = ga_plan_run(&plan, &value, NULL, false, NULL) == 1;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (error != NULL)
+		ReThrowError(error);
+	return found;
+}
+
+/* What is written in mode r+ becomes a version when anybody syncs: it is for who may store one. */
+static void
+check_write_rights(const MapSwarm *map)
+{
+	Oid			schema = get_namespace_oid("gpuagent", false);
+
+	require_right(schema, "swarm", ACL_UPDATE);
+	require_right(schema, "swarm_version", ACL_INSERT);
+	if (check_enable_rls(get_relname_relid("swarm", schema), InvalidOid, true) == RLS_ENABLED && !may_change_row(map))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to map swarm \"%s\" for writing", map->name),
+				 errdetail("Row security does not let you change it."),
+				 errhint("Use mode r.")));
+}
+
+/*
+ * A region that others have loaded; false when there is none. Outside of the lock a version that the region does not
+ * have may be that of a sync which is just being committed, on one side or the other: under the lock it is for good.
+ */
+static bool
+find_loaded(const MapSwarm *map, const SwarmVersion *found, bool locked, GaRegion *region)
 {
 	if (map->writable)
 	{
 		if (!ga_region_find(map->object, true, found->version, found->tensor.bytes, region) &&
 			!ga_region_find(map->object, true, -1, NULL, region))
+			return false;
+		if (ga_live_lose(region) || (!locked && !found->own && !is_writable(map, found, region)))
 			return false;
 		check_writable(map, found, region);
 		return true;
@@ -358,7 +432,7 @@ find_loaded(const MapSwarm *map, const SwarmVersion *found, GaRegion *region)
 	/* What is on a GPU that does not serve is out of reach for who comes now. */
 	return ga_region_find_on(map->place.any && ga_device_serves() ? GA_DEVICE_ANY : map->place.device, false, map->object, false,
 							 found->version, found->tensor.bytes, region) &&
-		region->kind != GA_KIND_CUDA_IPC;
+		region->kind != GA_KIND_CUDA_IPC && !ga_live_lose(region);
 }
 
 /* ---- handles ---- */
@@ -453,12 +527,12 @@ set_autosync(GaRegion *region, void *arg)
 }
 
 static bool
-join_region(FunctionCallInfo fcinfo, const MapSwarm *map, const SwarmVersion *found, Datum *handle)
+join_region(FunctionCallInfo fcinfo, const MapSwarm *map, const SwarmVersion *found, bool locked, Datum *handle)
 {
 	GaRegion	region;
 
 	check_rights();
-	if (!find_loaded(map, found, &region) || !ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
+	if (!find_loaded(map, found, locked, &region) || !ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
 		return false;
 	if (map->autosync && !region.autosync)
 		ga_region_update(region.id, set_autosync, NULL);
@@ -471,7 +545,7 @@ load_region(FunctionCallInfo fcinfo, const MapSwarm *map, SwarmVersion *found, D
 {
 	GaRegion	region;
 
-	if (join_region(fcinfo, map, found, handle))
+	if (join_region(fcinfo, map, found, true, handle))
 		return;
 	load_version(map, found, &region);
 	if (!ga_map_handle(fcinfo, &region, map->writable, map->place.lease, handle))
@@ -500,7 +574,9 @@ ga_map_swarm(PG_FUNCTION_ARGS)
 	SPI_connect();
 	PushActiveSnapshot(take_snapshot(&map));
 	read_version(&map, &found);
-	if (!join_region(fcinfo, &map, &found, &handle))
+	if (map.writable)
+		check_write_rights(&map);
+	if (!join_region(fcinfo, &map, &found, false, &handle))
 	{
 		ga_region_exclude(map.object, map.writable);
 		PopActiveSnapshot();

@@ -48,6 +48,12 @@ find_handle(Datum handle, Wanted *wanted)
 	if (!wanted->found || wanted->lease.expires_at <= GetCurrentTimestamp() ||
 		!has_privs_of_role(GetUserId(), wanted->lease.owner))
 		ga_map_report_unknown(handle);
+	if (wanted->region.state != GA_REGION_READY ||
+		!ga_region_is_whole(wanted->region.id, wanted->region.device, wanted->region.nbytes))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the mapped memory is gone"),
+				 errhint("Map the object again.")));
 }
 
 /* mapped_tensor(handle uuid) swarm_tensor */

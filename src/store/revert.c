@@ -51,7 +51,8 @@ lock_version(const char *swarm, Reverted *to)
 		ga_plan_prepare(&lock_current,
 						"SELECT s.current, (SELECT v.tensor FROM gpuagent.swarm_version v "
 						"WHERE v.swarm OPERATOR(pg_catalog.=) s.swarm AND v.version OPERATOR(pg_catalog.=) s.current), "
-						"COALESCE(s.version_xact OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id_if_assigned(), false) "
+						"(SELECT v.xmin FROM gpuagent.swarm_version v "
+						"WHERE v.swarm OPERATOR(pg_catalog.=) s.swarm AND v.version OPERATOR(pg_catalog.=) s.current) "
 						"FROM gpuagent.swarm s WHERE s.swarm OPERATOR(pg_catalog.=) $1 FOR UPDATE OF s", 1, types, 0);
 	}
 	(void) ga_plan_run(&lock_table, NULL, NULL, false, NULL);
@@ -66,7 +67,7 @@ lock_version(const char *swarm, Reverted *to)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("swarm \"%s\" was changed at the same time", swarm),
 				 errhint("Try again.")));
-	if (DatumGetBool(values[2]))
+	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(values[2])))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("swarm \"%s\" has a version of this transaction", swarm),
@@ -122,6 +123,8 @@ ga_revert(const char *swarm)
 		live = ga_live_open(&region);
 	if (live == NULL)
 		report_unmapped(swarm);
+	if (ga_live_lose(&region))
+		ga_live_report_lost(swarm);
 	lock_version(swarm, &to);
 	ga_live_refresh();
 	require_same_shape(swarm, &region, &to.tensor);

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "device/mapping.h"
 #include "device/ops.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
@@ -133,9 +134,9 @@ find_dirty(const GaLeaves *table, GaSnapshot *s)
 			s->dirty[s->ndirty++] = (uint32) i;
 }
 
-/* Copies what is dirty; false when that is too much to be copied. */
+/* Takes memory for a copy of what is dirty; false when that is too much to be copied. */
 static bool
-copy_dirty(GaSnapshot *s)
+reserve_copy(GaSnapshot *s)
 {
 	uint64		bytes = (uint64) s->ndirty * GA_LEAF_SIZE;
 
@@ -152,10 +153,15 @@ copy_dirty(GaSnapshot *s)
 			return false;
 		s->data_bytes = bytes;
 	}
+	return true;
+}
+
+static void
+copy_dirty(GaSnapshot *s)
+{
 	for (uint32 i = 0; i < s->ndirty; i += GATHER)
 		ga_region_gather(s->region, s->device, s->nbytes, s->dirty + i, Min(GATHER, s->ndirty - i),
 						 s->data + (uint64) i * GA_LEAF_SIZE);
-	return true;
 }
 
 /* SHA-256 of the dirty leaves, where the device does that better than this process. */
@@ -172,20 +178,23 @@ hash_dirty(GaSnapshot *s)
 static bool
 attempt(const GaLeaves *table, GaSnapshot *s)
 {
-	bool		copied;
-
 	s->step = s->control->step;
 	ga_region_fingerprint(s->region, s->device, s->nbytes, s->prints);
 	find_dirty(table, s);
 	if (s->ndirty > 0)
 	{
-		copied = copy_dirty(s);
+		bool		copied = reserve_copy(s);
+
 		if (!copied && s->lock < 0)
 			return false;
 		if (s->hashes != NULL)
 			pfree(s->hashes);
 		s->hashes = NULL;
+
+		/* Between fingerprints and copies, which are compared: so it is of the same contents. */
 		hash_dirty(s);
+		if (copied)
+			copy_dirty(s);
 	}
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	return __atomic_load_n(&s->control->sequence, __ATOMIC_ACQUIRE) == s->sequence;
@@ -267,6 +276,18 @@ ga_snapshot_read(const GaSnapshot *s, uint32 first, uint32 n, char *out)
 		memcpy(out, s->data + (uint64) first * GA_LEAF_SIZE, (uint64) n * GA_LEAF_SIZE);
 	else
 		ga_region_gather(s->region, s->device, s->nbytes, s->dirty + first, n, out);
+
+	/* The table will say that these are the contents of the version, and the device may have their SHA-256. */
+	for (uint32 i = 0; i < n; i++)
+	{
+		uint32		leaf = s->dirty[first + i];
+		uint64		size = Min((uint64) GA_LEAF_SIZE, s->nbytes - (uint64) leaf * GA_LEAF_SIZE);
+		GaFingerprint print;
+
+		ga_fingerprint(ga_fingerprint_key(), out + (uint64) i * GA_LEAF_SIZE, size, &print);
+		if (memcmp(&print, &s->prints[leaf], sizeof print) != 0)
+			report_unlocked();
+	}
 }
 
 void

@@ -606,6 +606,8 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("swarm \"%s\" is not mapped for writing", swarm),
 				 errhint("Map it with gpuagent.map_swarm(.., mode => 'r+').")));
+	if (ga_live_lose(&region))
+		ga_live_report_lost(swarm);
 	base_version = live->changes ? live->changes->version : region.version;
 	if (live->changes)
 		base = live->changes->tensor;
@@ -618,6 +620,8 @@ ga_sync(const char *swarm, Datum metadata, bool has_metadata, bool force, bool n
 	table = ga_live_table(live, &region);
 	if (!ga_snapshot_take(&region, live->control, table, force, nowait, &snapshot))
 		return false;
+	if (ga_live_lose(&region))
+		ga_live_report_lost(swarm);
 	result->version = base_version;
 	result->changed = false;
 	result->dirty_bytes = 0;

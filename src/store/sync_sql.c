@@ -11,6 +11,7 @@
 #include "base/shared.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "store/live.h"
 #include "utils/builtins.h"
@@ -142,7 +143,11 @@ failed_lately(uint64 region, uint64 step)
 static void
 note_failure(GaRegion *region, void *arg)
 {
-	strlcpy(region->last_sync_error, arg, sizeof region->last_sync_error);
+	const char *message = arg;
+	int			length = pg_mbcliplen(message, strlen(message), sizeof region->last_sync_error - 1);
+
+	memcpy(region->last_sync_error, message, length);
+	region->last_sync_error[length] = '\0';
 }
 
 /* In a subtransaction, whose failure is noted and otherwise of no consequence. True when there is a new version. */

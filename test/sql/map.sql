@@ -183,11 +183,12 @@ SELECT kind, count(*) FROM stat_memory WHERE kind IN ('agents', 'query') GROUP B
 SELECT count(unmap_handle(handle)) FROM stat_handle WHERE object IN ('agents', 'query');
 SELECT kind, count(*) FROM stat_memory WHERE kind IN ('agents', 'query') GROUP BY kind ORDER BY kind;
 
--- Roles: level map and the tables' own rights; other roles' handles stay theirs.
+-- Roles: level map, for mode r+ write as well, and the tables' own rights; other roles' handles stay theirs.
 CREATE ROLE ga_map_one;
 CREATE ROLE ga_map_two;
 CREATE ROLE ga_map_read;
-SELECT grant_access('ga_map_one', 'map'), grant_access('ga_map_two', 'map'), grant_access('ga_map_read', 'read');
+SELECT grant_access('ga_map_one', 'map'), grant_access('ga_map_one', 'write'), grant_access('ga_map_two', 'map'),
+    grant_access('ga_map_two', 'write'), grant_access('ga_map_read', 'read');
 GRANT SELECT ON h TO PUBLIC;
 GRANT INSERT ON h TO PUBLIC;
 SET ROLE ga_map_read;
