@@ -27,6 +27,7 @@
 typedef struct Grant
 {
 	uint8_t		token[GA_TOKEN_LEN];
+	uint64_t	name[2];		/* by which it is revoked */
 	uint64_t	region;
 	int			device;
 	uint32_t	mode;
@@ -396,7 +397,8 @@ make_room_for_grant(void)
 }
 
 GaStatus
-ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const uint8_t *token, char *error)
+ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const uint64_t *name, const uint8_t *token,
+			  char *error)
 {
 	GaStatus	status = GA_STATUS_OK;
 	GaServerRegion *region;
@@ -423,6 +425,7 @@ ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const
 		Grant	   *grant = &grants[ngrants++];
 
 		memcpy(grant->token, token, GA_TOKEN_LEN);
+		memcpy(grant->name, name, sizeof(grant->name));
 		grant->region = id;
 		grant->device = device;
 		grant->mode = (uint32_t) mode;
@@ -430,6 +433,19 @@ ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const
 	}
 	pthread_mutex_unlock(&lock);
 	return status;
+}
+
+void
+ga_grants_revoke(const uint64_t *name)
+{
+	pthread_mutex_lock(&lock);
+	for (uint32_t i = 0; i < ngrants; i++)
+		if (memcmp(grants[i].name, name, sizeof(grants[i].name)) == 0)
+		{
+			grants[i] = grants[--ngrants];
+			break;
+		}
+	pthread_mutex_unlock(&lock);
 }
 
 /* Takes as long wherever they differ. */

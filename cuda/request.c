@@ -225,7 +225,8 @@ ga_request_needs_worker(const GaRequest *request)
 {
 	if (request->device < 0 || request->device >= ga_server.ndevices)
 		return false;
-	return request->op != GA_OP_PING && request->op != GA_OP_GRANT && request->op > GA_OP_NONE && request->op < GA_OP_COUNT;
+	return request->op != GA_OP_PING && request->op != GA_OP_GRANT && request->op != GA_OP_REVOKE &&
+		request->op > GA_OP_NONE && request->op < GA_OP_COUNT;
 }
 
 static GaStatus
@@ -272,7 +273,13 @@ ga_request_run(GaRequest *request, GaWorker *worker)
 		return GA_STATUS_OK;
 	}
 	if (request->op == GA_OP_GRANT)
-		return ga_grants_add(request->arg[0], request->device, request->arg[1], request->arg[2], request->extra, request->error);
+		return ga_grants_add(request->arg[0], request->device, request->arg[1], request->arg[2], request->arg + 3,
+							 request->extra, request->error);
+	if (request->op == GA_OP_REVOKE)
+	{
+		ga_grants_revoke(request->arg);
+		return GA_STATUS_OK;
+	}
 	if (worker == NULL || request->op <= GA_OP_NONE || request->op >= GA_OP_COUNT)
 		return refuse(request, GA_STATUS_INVALID, "there is no such operation");
 

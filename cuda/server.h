@@ -134,7 +134,9 @@ extern void ga_regions_release(GaWorker *worker, GaServerRegion *region);
 /* Puts back what the supervisor kept. */
 extern bool ga_regions_restore(GaWorker *worker, const GaKeeper *kept, int fd);
 
-extern GaStatus ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const uint8_t *token, char *error);
+extern GaStatus ga_grants_add(uint64_t id, int device, uint64_t mode, uint64_t expires_ns, const uint64_t *name,
+							  const uint8_t *token, char *error);
+extern void ga_grants_revoke(const uint64_t *name);
 
 /*
  * What a client's token allows: it becomes a holder of the region, and the

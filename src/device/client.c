@@ -185,7 +185,7 @@ ga_client_remove(uint64 region, int device)
 }
 
 void
-ga_client_grant(uint64 region, int device, bool write, const uint8 *token, TimestampTz expires)
+ga_client_grant(uint64 region, int device, bool write, const uint8 *name, const uint8 *token, TimestampTz expires)
 {
 	GaSlot	   *slot = ga_request_begin(GA_OP_GRANT, device);
 	struct timespec now;
@@ -195,10 +195,36 @@ ga_client_grant(uint64 region, int device, bool write, const uint8 *token, Times
 	slot->arg[1] = write;
 	slot->arg[2] = now.tv_sec * UINT64CONST(1000000000) + now.tv_nsec +
 		Max(expires - GetCurrentTimestamp(), 0) * UINT64CONST(1000);
+	memcpy(&slot->arg[3], name, 2 * sizeof(uint64));
 	memcpy(slot->extra, token, GA_TOKEN_LEN);
 	operation_begins(device, 0);
 	ga_request_submit();
 	(void) ga_request_finish();
+}
+
+void
+ga_client_revoke(int device, const uint8 *name)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (!ga_device_serves())
+		return;
+	PG_TRY();
+	{
+		memcpy(ga_request_begin(GA_OP_REVOKE, device)->arg, name, 2 * sizeof(uint64));
+		ga_request_submit();
+		(void) ga_request_finish();
+	}
+	PG_CATCH();
+	{
+		/* With the process its grants are gone; a grant that nobody uses ends by itself. */
+		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		ga_request_abandon();
+	}
+	PG_END_TRY();
 }
 
 /* ---- transfers ---- */

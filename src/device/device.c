@@ -247,8 +247,15 @@ ga_region_gather_rows(int device, uint64 source, uint64 target, const uint64 (*p
 }
 
 void
-ga_region_grant(uint64 region, int device, bool write, const uint8 *token, TimestampTz expires)
+ga_region_grant(uint64 region, int device, bool write, const uint8 *name, const uint8 *token, TimestampTz expires)
 {
 	if (device != GA_DEVICE_HOST)
-		ga_client_grant(region, device, write, token, expires);
+		ga_client_grant(region, device, write, name, token, expires);
+}
+
+void
+ga_region_revoke(int device, const uint8 *name)
+{
+	if (device != GA_DEVICE_HOST)
+		ga_client_revoke(device, name);
 }

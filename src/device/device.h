@@ -93,8 +93,12 @@ extern void ga_region_sha256(uint64 region, int device, uint64 nbytes, const uin
 /* Rows from one region to another: pairs of (source offset, target offset). */
 extern void ga_region_gather_rows(int device, uint64 source, uint64 target, const uint64 (*pairs)[2], uint32 n, uint32 row_bytes);
 
-/* Lets one client fetch the memory of a GPU region with this token until the time given. */
-extern void ga_region_grant(uint64 region, int device, bool write, const uint8 *token, TimestampTz expires);
+/*
+ * Lets one client fetch the memory of a GPU region with this token until the time given, or until it is revoked by its
+ * name, 16 bytes. A process that does not serve has nothing to revoke: that is no error.
+ */
+extern void ga_region_grant(uint64 region, int device, bool write, const uint8 *name, const uint8 *token, TimestampTz expires);
+extern void ga_region_revoke(int device, const uint8 *name);
 
 /* ---- what the last request of this backend did: gpuagent.last_query() and counters ---- */
 

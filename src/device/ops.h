@@ -41,6 +41,7 @@ extern void ga_client_fingerprint(uint64 region, int device, uint64 nbytes, GaFi
 extern void ga_client_gather(uint64 region, int device, uint64 nbytes, const uint32 *leaves, uint32 n, char *out);
 extern void ga_client_sha256(uint64 region, int device, uint64 nbytes, const uint32 *leaves, uint32 n, uint8 *out);
 extern void ga_client_gather_rows(int device, uint64 source, uint64 target, const uint64 (*pairs)[2], uint32 n, uint32 row_bytes);
-extern void ga_client_grant(uint64 region, int device, bool write, const uint8 *token, TimestampTz expires);
+extern void ga_client_grant(uint64 region, int device, bool write, const uint8 *name, const uint8 *token, TimestampTz expires);
+extern void ga_client_revoke(int device, const uint8 *name);
 
 #endif							/* GA_OPS_H */

@@ -96,8 +96,12 @@ typedef enum GaOp
 	 */
 	GA_OP_GATHER_ROWS,
 
-	/* arg: id, mode (0 read, 1 write), expiry in CLOCK_MONOTONIC ns; extra = token. One client may fetch the memory once. */
+	/*
+	 * arg: id, mode (0 read, 1 write), expiry in CLOCK_MONOTONIC ns, two words that name the grant; extra = token. One
+	 * client may fetch the memory once.
+	 */
 	GA_OP_GRANT,
+	GA_OP_REVOKE,				/* arg: the two words. A grant that was not used ends. OK when unknown. */
 
 	/* arg: GaFault. Only when the process was started with --allow-faults. */
 	GA_OP_FAULT,

@@ -686,12 +686,21 @@ static bool
 end_lease(const pg_uuid_t *handle)
 {
 	GaLease    *lease;
+	GaRegion   *region = NULL;
+	int			device = GA_DEVICE_HOST;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
 	lease = find_lease(handle);
 	if (lease != NULL)
+	{
+		region = find_region(lease->region);
+		if (region != NULL && region->kind == GA_KIND_CUDA_FD)
+			device = region->device;
 		drop_lease(lease);
+	}
 	LWLockRelease(ga_region_lock());
+	if (device != GA_DEVICE_HOST)
+		ga_region_revoke(device, handle->data);
 	return lease != NULL;
 }
 

@@ -507,7 +507,7 @@ ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const
 	{
 		PG_TRY();
 		{
-			ga_region_grant(region->id, region->device, write, token, expires_at);
+			ga_region_grant(region->id, region->device, write, lease.handle.data, token, expires_at);
 		}
 		PG_CATCH();
 		{

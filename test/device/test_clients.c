@@ -31,8 +31,20 @@ make_token(uint8_t *token)
 static int
 grant(uint64_t id, uint64_t mode, double seconds, const uint8_t *token)
 {
+	uint64_t	name[2];
+
+	memcpy(name, token, sizeof(name));
 	memcpy(owner.slot->extra, token, GA_TOKEN_LEN);
-	return REQUEST(&owner, GA_OP_GRANT, 0, id, mode, now_ns() + (uint64_t) (int64_t) (seconds * 1e9));
+	return REQUEST(&owner, GA_OP_GRANT, 0, id, mode, now_ns() + (uint64_t) (int64_t) (seconds * 1e9), name[0], name[1]);
+}
+
+static int
+take_back(const uint8_t *token)
+{
+	uint64_t	name[2];
+
+	memcpy(name, token, sizeof(name));
+	return REQUEST(&owner, GA_OP_REVOKE, 0, name[0], name[1]);
 }
 
 /* Connects and asks; the connection stays open when the answer is OK. */
@@ -129,6 +141,16 @@ test_tokens(void)
 	sleep_us(60000);
 	good &= fetch(token, &connection, &answer, fds) == GA_STATUS_UNKNOWN;
 	result(good, "a token is good for its time");
+
+	/* More than the process keeps at a time: what was revoked takes no place. */
+	good = true;
+	for (int i = 0; i < 70000 && good; i++)
+	{
+		make_token(token);
+		good = grant(1, 0, 1000, token) == GA_STATUS_OK && take_back(token) == GA_STATUS_OK;
+	}
+	good &= take_back(token) == GA_STATUS_OK && fetch(token, &connection, &answer, fds) == GA_STATUS_UNKNOWN;
+	result(good, "a token is good until it is revoked");
 
 	make_token(token);
 	good = grant(1, 0, 10, token) == GA_STATUS_OK && fetch(token, &connection, &answer, fds) == GA_STATUS_OK;

@@ -128,7 +128,9 @@ for my $round (1 .. $rounds)
 {
 	usleep(rand(300_000));
 	my $pid = service_pid();
-	kill 'KILL', $pid if $pid;
+	kill 'KILL', $pid;
+	# A process that has a GPU takes its time to go.
+	$node->poll_query_until('postgres', "SELECT service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'") or die 'not restarted';
 	wait_for_service($node);
 }
 $holder->{psql}->finish;

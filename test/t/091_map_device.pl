@@ -200,6 +200,17 @@ $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
 comes_true("$regions = 0 AND $lost = 0", 'nothing is left of either');
 comes_true(q{memory_used_bytes = 0 FROM gpuagent.stat_device WHERE device = 'cuda:0'}, 'nor on the device');
 
+# ---- handles that end before a client has fetched them ----
+
+my $unused = mapped(q{gpuagent.map_swarm('pop', 'r', device => 'cuda')});
+my $used = mapped(q{gpuagent.map_swarm('pop', 'r', device => 'cuda')});
+is($node->safe_psql('postgres', "SELECT gpuagent.unmap_handle('$unused->{handle}')"), 't', 'a handle ends, its memory has another one');
+like(fetch($unused)->{out}, qr/^status 2 /, '... and its token with it');
+my $fetched = fetch($used);
+like($fetched->{out}, qr/^status 0 /, '... not that of the other');
+$fetched->{h}->finish;
+$node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
+
 # ---- legacy handles ----
 $node->append_conf('postgresql.conf', "gpuagent.device_timeout = '10s'\n");
 $node->append_conf('postgresql.conf', "gpuagent.allow_ipc_handles = on\n");
