@@ -263,6 +263,8 @@ ga_request_begin(GaOp op, int device)
 	uint32		epoch;
 
 	ga_shared_require();
+	/* Answers that come while it spins leave no other occasion. */
+	CHECK_FOR_INTERRUPTS();
 	if (!registered)
 		find_slot(device);
 	epoch = current_epoch();

@@ -5,10 +5,10 @@
 #include "base/compat.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "device/guard.h"
 #include "device/ops.h"
 #include "store/leaves.h"
 
@@ -50,10 +50,10 @@ lay_out(GaLeaves *leaves, uint64 nbytes, char *address)
 static void
 map_file(int fd, const char *path, uint64 nbytes, GaLeaves *leaves)
 {
-	char	   *address = mmap(NULL, leaves->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	char	   *address = ga_guard_map(fd, leaves->bytes);
 
 	close(fd);
-	if (address == MAP_FAILED)
+	if (address == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not map file \"%s\"", path)));
@@ -129,7 +129,7 @@ void
 ga_leaves_close(GaLeaves *leaves)
 {
 	if (leaves->header != NULL)
-		munmap(leaves->header, leaves->bytes);
+		ga_guard_unmap(leaves->header);
 	leaves->header = NULL;
 }
 

@@ -1,4 +1,5 @@
-# Clients that break the file that they have mapped, under sessions that use it; and who maps while others make versions.
+# Clients that break the file that they have mapped, or write without a step, under sessions that use it; and who maps while
+# others make versions.
 use strict;
 use warnings;
 
@@ -78,5 +79,49 @@ is($node->safe_psql('postgres', q{SELECT DISTINCT message FROM errors WHERE mess
 $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('s')});
 is($node->safe_psql('postgres', q{SELECT status || ' ' || count(*) FROM gpuagent.verify_integrity('full') WHERE status <> 'ok' GROUP BY status}), '', 'the store is whole');
 is($node->safe_psql('postgres', q{SELECT gpuagent_store.mapped_tensor(handle) OPERATOR(gpuagent.=) gpuagent.retrieve_swarm('s') FROM gpuagent.map_swarm('s', 'r+')}), 't', 'who maps afterwards has the newest version');
+$node->stop;
+
+# ---- clients that write outside of their steps: errors, but nothing that is not what its hash says ----
+
+$node = new_node('map_rude', conf => device_conf(1));
+wait_for_service($node);
+$node->safe_psql('postgres', q{
+	SELECT gpuagent.store_swarm('d', gpuagent.tensor('U8', '{8388608}', decode(repeat('07', 8388608), 'hex')));
+	SELECT count(*) FROM gpuagent.map_swarm('d', 'r+', device => 'cuda:0');
+	CREATE TABLE results (message text);
+});
+my $pid = $node->safe_psql('postgres', q{SELECT DISTINCT service_pid FROM gpuagent.stat_device WHERE service_pid IS NOT NULL});
+my @memory = grep { (readlink($_) // "") =~ m{memfd} && -s $_ == 8388608 } glob("/proc/$pid/fd/*");
+ok(@memory > 0, 'the memory is found');
+my $session = IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-c', qq{
+	DO \$do\$ DECLARE until timestamptz := $until; BEGIN
+	WHILE clock_timestamp() < until LOOP
+		BEGIN
+			PERFORM gpuagent.sync_swarm('d');
+			INSERT INTO results VALUES ('synced');
+		EXCEPTION WHEN OTHERS THEN
+			INSERT INTO results VALUES (SQLSTATE || ' ' || SQLERRM);
+		END;
+		COMMIT;
+	END LOOP; END\$do\$} ]);
+open(my $file, '+<', $memory[0]) or die "$memory[0]: $!";
+for (my ($end, $turn) = (time + $seconds, 0); time < $end; $turn++)
+{
+	# Random enough that no two chunks are alike, now and then with a pause, in which a sync can succeed.
+	for (my $leaf = 0; $leaf < 128; $leaf++)
+	{
+		sysseek($file, $leaf * 65536, 0);
+		syswrite($file, pack('NN', $turn, $leaf) x 8192);
+	}
+	usleep(20000) if $turn % 8 == 0;
+}
+close($file);
+ok(IPC::Run::finish($session), 'the session that syncs ends well');
+is_value($node, q{SELECT DISTINCT message FROM results WHERE message NOT LIKE '%writes mapped memory without the step lock' AND message <> 'synced'}, '',
+	'a sync succeeds, or says that a client does not keep to its steps');
+is_value($node, q{SELECT string_agg(object || ' ' || found, ', ') FROM gpuagent.verify_integrity('full') WHERE status <> 'ok'}, '', 'every chunk has its hash');
+$node->safe_psql('postgres', q{SELECT gpuagent.sync_swarm('d')});
+is_value($node, q{SELECT gpuagent_store.mapped_tensor(handle) OPERATOR(gpuagent.=) gpuagent.retrieve_swarm('d') FROM gpuagent.stat_handle}, 't',
+	'what is there in the end is the newest version');
 $node->stop;
 done_testing();
