@@ -14,6 +14,7 @@
 #include "math/fingerprint.h"
 #include "miscadmin.h"
 #include "store/cache.h"
+#include "store/cache_device.h"
 #include "store/cache_fill.h"
 #include "worker/worker.h"
 
@@ -34,6 +35,7 @@ _PG_init(void)
 	ga_mapping_register();
 	ga_region_register();
 	ga_cache_register();
+	ga_cache_device_register();
 	ga_workers_register();
 	ga_shared_install();
 	ga_cache_install();

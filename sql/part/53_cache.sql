@@ -32,9 +32,9 @@ COMMENT ON FUNCTION gpuagent.evict_agents(text[]) IS
 
 CREATE FUNCTION gpuagent.cache_stats() RETURNS TABLE (tier text, agents bigint, hits bigint, misses bigint,
     evictions bigint, used_bytes bigint, budget_bytes bigint, stats_reset timestamptz)
-    AS 'MODULE_PATHNAME', 'ga_cache_stats_sql' LANGUAGE C STABLE PARALLEL SAFE ROWS 1;
+    AS 'MODULE_PATHNAME', 'ga_cache_stats_sql' LANGUAGE C STABLE PARALLEL SAFE ROWS 2;
 COMMENT ON FUNCTION gpuagent.cache_stats() IS
-    'the agent cache of the server, all databases, by tier: hits and misses of cached_state and retrieve_agent_cached, evictions to make room, bytes in use and the most there may be';
+    'the agent cache of the server, all databases, by tier: hits and misses of cached_state and retrieve_agent_cached (host) and of the rows of map_agents on GPUs (device), evictions to make room, bytes in use and the most there may be';
 
 CREATE VIEW gpuagent.stat_cache AS
     SELECT s.tier, s.agents, s.hits, s.misses, s.evictions, s.used_bytes, s.budget_bytes, s.stats_reset,

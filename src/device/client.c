@@ -132,6 +132,8 @@ wait_for_frees(void)
 	}
 }
 
+int			(*ga_device_make_room) (int device, uint64 nbytes) = NULL;
+
 static const GaSlot *
 request_create(uint64 region, int device, uint64 nbytes, bool ipc)
 {
@@ -145,7 +147,7 @@ request_create(uint64 region, int device, uint64 nbytes, bool ipc)
 }
 
 uint64
-ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle)
+ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, bool optional)
 {
 	volatile uint64 size = 0;
 
@@ -161,8 +163,19 @@ ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_
 			wait_for_frees();
 			answer = request_create(region, device, nbytes, ipc);
 		}
-		ga_request_check(answer);
-		size = answer->result[0];
+		if (answer->status == GA_STATUS_BUDGET && !optional && ga_device_make_room != NULL &&
+			ga_device_make_room(device, nbytes) > 0)
+		{
+			wait_for_frees();
+			answer = request_create(region, device, nbytes, ipc);
+		}
+		if (answer->status == GA_STATUS_BUDGET && optional)
+			ga_client_remove(region, device);
+		else
+		{
+			ga_request_check(answer);
+			size = answer->result[0];
+		}
 		if (ipc)
 			memcpy(ipc_handle, answer->extra, sizeof(answer->extra));
 	}

@@ -127,7 +127,7 @@ ga_region_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_
 	if (device == GA_DEVICE_HOST)
 		*size = ga_host_create(region, nbytes, true);
 	else
-		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle);
+		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle, false);
 }
 
 void
@@ -136,7 +136,14 @@ ga_region_create_to_fill(uint64 region, int device, uint64 nbytes, bool ipc, uin
 	if (device == GA_DEVICE_HOST)
 		*size = ga_host_create(region, nbytes, false);
 	else
-		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle);
+		*size = ga_client_create(region, device, nbytes, ipc, ipc_handle, false);
+}
+
+bool
+ga_region_try_create(uint64 region, int device, uint64 nbytes, uint64 *size)
+{
+	*size = ga_client_create(region, device, nbytes, false, NULL, true);
+	return *size > 0;
 }
 
 void

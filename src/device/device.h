@@ -65,6 +65,12 @@ extern void ga_region_create(uint64 region, int device, uint64 nbytes, bool ipc,
  */
 extern void ga_region_create_to_fill(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, uint64 *size);
 
+/* The same on a GPU for memory that is good to have: false when there is none within the budget. */
+extern bool ga_region_try_create(uint64 region, int device, uint64 nbytes, uint64 *size);
+
+/* Called when memory that is needed exceeds the budget: gives up what it can do without; how many regions. */
+extern int	(*ga_device_make_room) (int device, uint64 nbytes);
+
 /* Removes file and memory; never throws (from abort callbacks and the reaper). */
 extern void ga_region_remove(uint64 region, int device);
 

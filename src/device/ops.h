@@ -32,7 +32,8 @@ extern void ga_host_gather_rows(uint64 source, uint64 target, const uint64 (*pai
 
 /* ---- client.c ---- */
 
-extern uint64 ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle);
+/* optional: 0 instead of an error when it would exceed the budget. */
+extern uint64 ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_handle, bool optional);
 extern void ga_client_remove(uint64 region, int device);
 extern void ga_client_upload(uint64 region, int device, uint64 offset, const char *data, uint64 nbytes);
 extern void ga_client_download(uint64 region, int device, uint64 offset, char *data, uint64 nbytes);

@@ -459,6 +459,17 @@ ga_region_begin(const GaRegion *wanted)
 	return id;
 }
 
+uint64
+ga_region_new_id(void)
+{
+	uint64		id;
+
+	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
+	id = ++registry->last_id;
+	LWLockRelease(ga_region_lock());
+	return id;
+}
+
 void
 ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handle)
 {

@@ -113,6 +113,9 @@ extern void ga_region_admit(const char *object, bool writable);
  * caller's (sub)transaction aborts or it exits before the first lease.
  */
 extern uint64 ga_region_begin(const GaRegion *wanted);
+
+/* The id of a region that its maker looks after himself, outside of the registry. */
+extern uint64 ga_region_new_id(void);
 extern void ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handle);
 
 /* Copy of a region; false when there is none with this id. */

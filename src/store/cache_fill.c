@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "store/cache.h"
+#include "store/cache_device.h"
 #include "store/cache_fill.h"
 #include "store/rows.h"
 #include "utils/builtins.h"
@@ -195,6 +196,98 @@ ga_cache_fetch(Relation rel, const GaCacheKey *key, Snapshot snapshot, const GaC
 
 /* ---- filling on demand ---- */
 
+#define DEVICE_BATCH ((uint64) 4 * 1024 * 1024)
+
+/* States of one dtype and shape on their way to the device tier. */
+typedef struct DeviceBatch
+{
+	GaDeviceFill fill;
+	int64		dims[GA_MAX_RANK];
+	GaDeviceRow rows[1024];
+	uint64		nbytes;
+	char	   *data;
+} DeviceBatch;
+
+/* NULL where the device tier is not to be filled. */
+static DeviceBatch *
+begin_batch(void)
+{
+	DeviceBatch *batch;
+
+	if (!ga_cache_device_serves(0))
+		return NULL;
+	batch = palloc0(sizeof(DeviceBatch));
+	batch->data = palloc(DEVICE_BATCH);
+	batch->fill.dims = batch->dims;
+	batch->fill.data = batch->data;
+	batch->fill.rows = batch->rows;
+	return batch;
+}
+
+static void
+flush_batch(DeviceBatch *batch)
+{
+	batch->fill.now = ga_cache_now();
+	ga_cache_device_fill(&batch->fill);
+	batch->fill.n = 0;
+	batch->nbytes = 0;
+}
+
+static void
+add_to_batch(DeviceBatch *batch, const GaCacheKey *key, const GaCacheVersion *version, const GaView *view)
+{
+	GaDeviceFill *fill = &batch->fill;
+	GaDeviceRow *row;
+
+	if (view->nbytes == 0 || view->nbytes > DEVICE_BATCH || !ga_cache_device_may(version->xmin) ||
+		view->nbytes * 8 != view->nelem * ga_dtype_info(view->dtype)->bits)
+		return;
+	if (fill->n == lengthof(batch->rows) || batch->nbytes + view->nbytes > DEVICE_BATCH || view->dtype != fill->dtype ||
+		view->ndim != fill->ndim || memcmp(view->dims, batch->dims, sizeof(int64) * view->ndim) != 0)
+		flush_batch(batch);
+	fill->dtype = view->dtype;
+	fill->ndim = view->ndim;
+	memcpy(batch->dims, view->dims, sizeof(int64) * view->ndim);
+	fill->row_bytes = view->nbytes;
+	row = &batch->rows[fill->n++];
+	*row = (GaDeviceRow) {
+		.hash = key->hash,
+		.incarnation = key->incarnation,
+		.tablespace = key->tablespace,
+		.file = key->file,
+		.xmin = version->xmin,
+		.tid = version->tid,
+		.at = batch->nbytes,
+	};
+	memcpy(batch->data + batch->nbytes, view->data, view->nbytes);
+	batch->nbytes += view->nbytes;
+}
+
+/* The device tier gets what the host tier holds of the version that the snapshot sees. */
+static void
+offer(DeviceBatch *batch, Relation rel, const char *id, int id_len, Snapshot snapshot)
+{
+	GaCacheVersion versions[GA_CACHE_VERSIONS];
+	GaCacheVersion dead[GA_CACHE_VERSIONS];
+	int			ndead;
+	GaCacheKey	key;
+	uint32		bytes;
+	char	   *state;
+	GaView		view;
+	int			i;
+
+	ga_cache_key(id, id_len, &key);
+	ga_cache_key_file(rel, &key);
+	i = ga_cache_visible(rel, &key, snapshot, versions, dead, &ndead);
+	if (i < 0 || versions[i].state == 0 || (bytes = ga_cache_state_bytes(&versions[i])) == 0)
+		return;
+	state = palloc(bytes);
+	if (!ga_cache_read(&versions[i], versions[i].state, bytes, state))
+		return;
+	ga_view(PointerGetDatum(state), &view);
+	add_to_batch(batch, &key, &versions[i], &view);
+}
+
 /* Caches the version that the snapshot sees. True when it is in the cache; *room gets what it takes there. */
 static bool
 cache_one(Relation rel, const char *id, int id_len, Snapshot snapshot, int flags, uint64 *room)
@@ -233,7 +326,11 @@ ga_cache_fill(GaCacheNextId next, void *arg, bool evict)
 	uint64		filled = 0;
 	const char *id;
 	int			id_len;
+	MemoryContext row_context;
+	DeviceBatch *batch = evict ? begin_batch() : NULL;
 
+	row_context = AllocSetContextCreate(context, "gpuagent cache row", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(row_context);
 	ga_cache_stats(&stats);
 	while (filled < stats.budget && next(arg, &id, &id_len))
 	{
@@ -248,12 +345,16 @@ ga_cache_fill(GaCacheNextId next, void *arg, bool evict)
 		{
 			cached++;
 			filled += room;
+			if (batch != NULL)
+				offer(batch, rel, id, id_len, GetActiveSnapshot());
 		}
 		else if (!evict && room > 0)
 			filled = stats.budget;
 		RelationClose(rel);
-		MemoryContextReset(context);
+		MemoryContextReset(row_context);
 	}
+	if (batch != NULL)
+		flush_batch(batch);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return cached;
@@ -298,7 +399,10 @@ ga_evict_agents(PG_FUNCTION_ARGS)
 
 	ga_shared_require();
 	if (PG_ARGISNULL(0))
+	{
+		ga_cache_device_remove_database(MyDatabaseId);
 		PG_RETURN_INT64(ga_cache_remove_database(MyDatabaseId));
+	}
 	ids = ga_ids(PG_GETARG_DATUM(0), "agent id", &n);
 	for (int i = 0; i < n; i++)
 	{
@@ -306,6 +410,7 @@ ga_evict_agents(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		ga_cache_key(ids[i].bytes, ids[i].len, &key);
+		ga_cache_device_remove(key.hash);
 		evicted += ga_cache_remove(&key);
 	}
 	PG_RETURN_INT64(evicted);
@@ -323,7 +428,10 @@ object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *a
 	if (previous_object_access)
 		previous_object_access(access, class, object, subid, arg);
 	if (access == OAT_DROP && class == DatabaseRelationId && ga_cache_ready())
+	{
 		ga_cache_remove_database(object);
+		ga_cache_device_remove_database(object);
+	}
 }
 
 void
@@ -335,30 +443,40 @@ ga_cache_install(void)
 
 /* ---- statistics ---- */
 
+static void
+put_tier(ReturnSetInfo *rsinfo, const char *tier, const GaCacheStats *stats)
+{
+	bool		nulls[8] = {false};
+	Datum		values[8];
+
+	values[0] = CStringGetTextDatum(tier);
+	values[1] = Int64GetDatum(stats->agents);
+	values[2] = Int64GetDatum(stats->hits);
+	values[3] = Int64GetDatum(stats->misses);
+	values[4] = Int64GetDatum(stats->evictions);
+	values[5] = Int64GetDatum(stats->used);
+	values[6] = Int64GetDatum(stats->budget);
+	values[7] = TimestampTzGetDatum(stats->reset_at);
+	nulls[7] = !ga_cache_ready();
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
 /* cache_stats(): one row per tier */
 PG_FUNCTION_INFO_V1(ga_cache_stats_sql);
 Datum
 ga_cache_stats_sql(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	GaCacheStats stats = {0};
-	bool		ready = ga_cache_ready();
-	bool		nulls[8] = {false};
-	Datum		values[8];
+	GaCacheStats host = {0};
+	GaCacheStats device = {0};
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (ready)
-		ga_cache_stats(&stats);
-	values[0] = CStringGetTextDatum("host");
-	values[1] = Int64GetDatum(stats.agents);
-	values[2] = Int64GetDatum(stats.hits);
-	values[3] = Int64GetDatum(stats.misses);
-	values[4] = Int64GetDatum(stats.evictions);
-	values[5] = Int64GetDatum(stats.used);
-	values[6] = Int64GetDatum(stats.budget);
-	values[7] = TimestampTzGetDatum(stats.reset_at);
-	nulls[7] = !ready;
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	if (ga_cache_ready())
+		ga_cache_stats(&host);
+	device.reset_at = host.reset_at;
+	ga_cache_device_stats(-1, &device);
+	put_tier(rsinfo, "host", &host);
+	put_tier(rsinfo, "device", &device);
 	return (Datum) 0;
 }
 
@@ -367,5 +485,6 @@ Datum
 ga_cache_reset_stats_sql(PG_FUNCTION_ARGS)
 {
 	ga_cache_reset_stats();
+	ga_cache_device_reset_stats();
 	PG_RETURN_VOID();
 }

@@ -6,6 +6,11 @@
  * How many rows there are is known when the query has ended, so that their bytes
  * are collected in pieces first, which never move, and the region is made in the
  * size they have. The query runs once: a second pass might see something else.
+ *
+ * map_agents() of states on a GPU uses the device tier of the agent cache: the
+ * query tells of each row which version it sees, and versions that the tier has
+ * are copied there instead of being read and sent. Where that turns out to be
+ * impossible afterwards the query runs again, under the same snapshot.
  */
 #include "base/compat.h"
 
@@ -19,6 +24,7 @@
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "store/cache_device.h"
 #include "store/map.h"
 #include "store/plan.h"
 #include "tensor/tensor.h"
@@ -27,8 +33,14 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
+#include "utils/rel.h"
 
 #define PIECE ((uint64) 16 * 1024 * 1024)
+
+/* Rows in between that are on the device already are sent along rather than divide a transfer. */
+#define SMALL_GAP ((uint64) 1024 * 1024)
+
+typedef struct AgentsQuery AgentsQuery;
 
 typedef struct Collector
 {
@@ -47,6 +59,16 @@ typedef struct Collector
 	uint64		nbytes;
 	int			npieces;
 	char	  **pieces;
+
+	/* map_agents with the device tier of the cache: what it found, with room for it in the pieces, and what it may take */
+	const AgentsQuery *again;	/* the query; NULL: no tier */
+	GaDeviceRow file;			/* what all names of rows have in common */
+	uint64		nhits;
+	uint64		maxhits;
+	GaDeviceHit *hits;
+	uint32		nnames;
+	uint32		maxnames;
+	GaDeviceRow *names;
 } Collector;
 
 /* ---- rows ---- */
@@ -165,6 +187,7 @@ check_room(const Collector *collector)
 				 errhint("Unmap what is not needed any more, or make the file system of gpuagent.shared_memory_dir larger.")));
 }
 
+/* Without data: only their room. */
 static void
 append(Collector *collector, const char *data, uint64 nbytes)
 {
@@ -184,11 +207,69 @@ append(Collector *collector, const char *data, uint64 nbytes)
 			collector->pieces[collector->npieces++] = palloc(PIECE);
 			MemoryContextSwitchTo(old);
 		}
-		memcpy(collector->pieces[collector->npieces - 1] + used, data, take);
+		if (data != NULL)
+		{
+			memcpy(collector->pieces[collector->npieces - 1] + used, data, take);
+			data += take;
+		}
 		collector->nbytes += take;
-		data += take;
 		nbytes -= take;
 	}
+}
+
+/* ---- the device tier ---- */
+
+static void *
+enlarged(Collector *collector, void *array, uint64 *max, size_t width)
+{
+	*max = Max(2 * *max, 1024);
+	return array == NULL ? MemoryContextAllocHuge(collector->context, *max * width) : repalloc_huge(array, *max * width);
+}
+
+/* The version that a row (id, exists, ctid, xmin, value) is. */
+static void
+name_row(const Collector *collector, TupleTableSlot *slot, GaDeviceRow *row)
+{
+	bool		isnull;
+	text	   *id = DatumGetTextPP(slot_getattr(slot, 1, &isnull));
+
+	*row = collector->file;
+	row->hash = ga_cache_hash(MyDatabaseId, row->incarnation, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
+	row->tid = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 3, &isnull));
+	row->xmin = DatumGetTransactionId(slot_getattr(slot, 4, &isnull));
+	row->at = collector->nbytes;
+}
+
+/* True when the device has the row, which then is as good as collected. Else remembers it, to be cached. */
+static bool
+take_from_tier(Collector *collector, TupleTableSlot *slot)
+{
+	GaDeviceRow row;
+	GaView		view;
+
+	name_row(collector, slot, &row);
+	if (!ga_cache_device_may(row.xmin))
+		return false;
+	if (collector->nhits == collector->maxhits)
+		collector->hits = enlarged(collector, collector->hits, &collector->maxhits, sizeof(GaDeviceHit));
+	if (ga_cache_device_find(collector->place->device, &row, ga_cache_now(), &collector->hits[collector->nhits], &view))
+	{
+		check_shape(collector, &view);
+		collector->hits[collector->nhits++].at = collector->nbytes;
+		append(collector, NULL, view.nbytes);
+		return true;
+	}
+	if (collector->nnames == GA_DEVICE_CACHE_SLOTS)
+		return false;
+	if (collector->nnames == collector->maxnames)
+	{
+		uint64		max = collector->maxnames;
+
+		collector->names = enlarged(collector, collector->names, &max, sizeof(GaDeviceRow));
+		collector->maxnames = (uint32) max;
+	}
+	collector->names[collector->nnames++] = row;
+	return false;
 }
 
 static bool
@@ -204,9 +285,12 @@ receive(TupleTableSlot *slot, DestReceiver *self)
 	if (isnull)
 		report_missing(collector, slot);
 	old = MemoryContextSwitchTo(collector->row_context);
-	ga_view(value, &view);
-	check_shape(collector, &view);
-	append(collector, view.data, view.nbytes);
+	if (collector->again == NULL || !take_from_tier(collector, slot))
+	{
+		ga_view(value, &view);
+		check_shape(collector, &view);
+		append(collector, view.data, view.nbytes);
+	}
 	collector->rows++;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(collector->row_context);
@@ -238,14 +322,102 @@ begin_collector(const GaMapPlace *place, bool agents, const char *what)
 
 /* ---- the region ---- */
 
+static void run_agents(const AgentsQuery *query, Collector *collector);
+
+static void
+upload_range(const GaRegion *region, const Collector *collector, uint64 begin, uint64 end)
+{
+	while (begin < end)
+	{
+		uint64		n = Min(end - begin, PIECE - begin % PIECE);
+
+		ga_region_upload(region->id, region->device, begin, collector->pieces[begin / PIECE] + begin % PIECE, n);
+		begin += n;
+	}
+}
+
+/* What the tier does not have; hits are in the order of their rows. */
+static void
+upload_misses(const GaRegion *region, const Collector *collector, uint64 row_bytes)
+{
+	uint64		begin = 0;
+	uint64		end = 0;
+	uint64		at = 0;
+
+	for (uint64 i = 0; i <= collector->nhits; i++)
+	{
+		uint64		next = i < collector->nhits ? collector->hits[i].at : collector->nbytes;
+
+		if (next > at)
+		{
+			if (end > begin && at - end > SMALL_GAP)
+			{
+				upload_range(region, collector, begin, end);
+				begin = at;
+			}
+			else if (end == begin)
+				begin = at;
+			end = next;
+		}
+		at = next + row_bytes;
+	}
+	upload_range(region, collector, begin, end);
+}
+
+/* Runs the query again, without the tier. */
+static void
+collect_again(Collector *collector)
+{
+	const AgentsQuery *query = collector->again;
+
+	ga_cache_device_release();
+	collector->again = NULL;
+	collector->rows = 0;
+	collector->nbytes = 0;
+	collector->nhits = collector->nnames = 0;
+	collector->any = false;
+	for (int i = 0; i < collector->npieces; i++)
+		pfree(collector->pieces[i]);
+	collector->npieces = 0;
+	collector->pieces = NULL;
+	run_agents(query, collector);
+}
+
+static void
+fill_from_tier(const GaRegion *region, Collector *collector)
+{
+	uint64		row_bytes = collector->rows > 0 ? collector->nbytes / collector->rows : 0;
+	GaDeviceFill fill = {
+		.device = region->device,
+		.dtype = collector->dtype,
+		.ndim = collector->ndim,
+		.dims = collector->dims,
+		.row_bytes = row_bytes,
+		.source = region->id,
+		.rows = collector->names,
+		.n = collector->nnames,
+		.now = ga_cache_now(),
+	};
+
+	upload_misses(region, collector, row_bytes);
+	ga_cache_device_gather(region->device, collector->hits, collector->nhits, region->id, (uint32) row_bytes);
+	ga_cache_device_release();
+	ga_cache_device_fill(&fill);
+	ga_cache_device_count(collector->nhits, collector->rows - collector->nhits);
+}
+
 static void
 fill_from_pieces(const GaRegion *region, void *arg)
 {
-	const Collector *collector = arg;
+	Collector  *collector = arg;
 
-	for (int i = 0; i < collector->npieces; i++)
-		ga_region_upload(region->id, region->device, i * PIECE, collector->pieces[i],
-						 Min(PIECE, collector->nbytes - i * PIECE));
+	/* Where the GPU did not take it the host does. */
+	if (collector->again != NULL && region->device != collector->place->device)
+		collect_again(collector);
+	if (collector->again != NULL)
+		fill_from_tier(region, collector);
+	else
+		upload_range(region, collector, 0, collector->nbytes);
 }
 
 static Datum
@@ -259,6 +431,12 @@ finish(FunctionCallInfo fcinfo, Collector *collector, const char *object)
 	GaRegion	region;
 	Datum		handle;
 
+	/* The cache makes room for what is mapped, but for what it would be copied from. */
+	if (collector->nhits > 0 && !ga_cache_device_spares(collector->place->device, collector->nbytes))
+	{
+		ga_cache_device_count(0, collector->rows);
+		collect_again(collector);
+	}
 	strlcpy(wanted.object, object, sizeof wanted.object);
 	wanted.dims[0] = collector->rows;
 	memcpy(wanted.dims + 1, collector->dims, sizeof(int64) * collector->ndim);
@@ -329,13 +507,14 @@ static const Oid condition_types[N_CONDITIONS] = {TEXTARRAYOID, INT8OID, TEXTOID
 
 /* The statement for the conditions given; ids without agent come as rows, to be reported. */
 static char *
-agents_statement(const bool *nulls, const char *column)
+agents_statement(const bool *nulls, const char *column, bool versions)
 {
 	bool		ids = !nulls[BY_IDS];
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s, a.id IS NOT NULL, a.%s FROM ", ids ? "u.id" : "a.id", column);
+	appendStringInfo(&sql, "SELECT %s, a.id IS NOT NULL, %sa.%s FROM ", ids ? "u.id" : "a.id",
+					 versions ? "a.ctid, a.xmin, " : "", column);
 	if (ids)
 		appendStringInfo(&sql, "ROWS FROM (pg_catalog.unnest($%d)) WITH ORDINALITY u(id, ordinal) LEFT JOIN"
 						 " gpuagent.agent a ON a.id OPERATOR(pg_catalog.=) u.id", BY_IDS + 1);
@@ -352,6 +531,46 @@ agents_statement(const bool *nulls, const char *column)
 	else
 		appendStringInfoString(&sql, ids ? "u.ordinal" : "a.id");
 	return sql.data;
+}
+
+struct AgentsQuery
+{
+	const char *column;
+	const Datum *values;
+	const bool *nulls;
+};
+
+static void
+run_agents(const AgentsQuery *query, Collector *collector)
+{
+	GaPlan		plan = {0};
+
+	SPI_connect();
+	ga_plan_prepare(&plan, agents_statement(query->nulls, query->column, collector->again != NULL), N_CONDITIONS,
+					condition_types, 0);
+	ga_plan_run(&plan, (Datum *) query->values, (bool *) query->nulls, true, &collector->pub);
+	SPI_freeplan(plan.plan);
+	SPI_finish();
+}
+
+/* Where the cache may serve the caller, it does; ga_cache_open keeps the table's file as it is. */
+static void
+use_tier(const AgentsQuery *query, Collector *collector)
+{
+	Relation	rel;
+	GaCacheKey	key;
+
+	if (strcmp(query->column, "state") != 0 || !ga_cache_device_serves(collector->place->device))
+		return;
+	rel = ga_cache_open();
+	if (rel == NULL)
+		return;
+	ga_cache_key_file(rel, &key);
+	collector->file.incarnation = ga_cache_incarnation();
+	collector->file.tablespace = key.tablespace;
+	collector->file.file = key.file;
+	collector->again = query;
+	RelationClose(rel);
 }
 
 static const char *
@@ -373,7 +592,7 @@ Datum
 ga_map_agents(PG_FUNCTION_ARGS)
 {
 	GaMapPlace	place;
-	GaPlan		plan = {0};
+	AgentsQuery query;
 	Datum		values[N_CONDITIONS];
 	bool		nulls[N_CONDITIONS];
 	const char *column;
@@ -397,10 +616,8 @@ ga_map_agents(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("best must not be negative")));
 	collector = begin_collector(&place, true, column);
-	SPI_connect();
-	ga_plan_prepare(&plan, agents_statement(nulls, column), N_CONDITIONS, condition_types, 0);
-	ga_plan_run(&plan, values, nulls, true, &collector->pub);
-	SPI_freeplan(plan.plan);
-	SPI_finish();
+	query = (AgentsQuery) {.column = column,.values = values,.nulls = nulls};
+	use_tier(&query, collector);
+	run_agents(&query, collector);
 	return finish(fcinfo, collector, "agents");
 }

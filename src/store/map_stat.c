@@ -13,7 +13,7 @@
 #include "device/mapping.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "store/cache.h"
+#include "store/cache_device.h"
 #include "store/map.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -176,7 +176,10 @@ ga_memory(PG_FUNCTION_ARGS)
 		for (int i = 0; i < mapping->ndevices; i++)
 		{
 			GaDeviceInfo *info = &ga_device_infos(mapping)[i];
+			GaCacheStats tier = {0};
 
+			ga_cache_device_stats(i, &tier);
+			put_memory(rsinfo, i, cstring_to_text("cache"), NULL, tier.used);
 			put_memory(rsinfo, i, cstring_to_text("context"), NULL, info->context_bytes);
 			put_memory(rsinfo, i, cstring_to_text("lost"), NULL, __atomic_load_n(&info->lost_bytes, __ATOMIC_RELAXED));
 		}
