@@ -715,6 +715,18 @@ end_lease(const pg_uuid_t *handle)
 	return lease != NULL;
 }
 
+void
+ga_lease_cancel(const pg_uuid_t *handle)
+{
+	GaLease    *lease;
+
+	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
+	lease = find_lease(handle);
+	if (lease != NULL)
+		drop_lease(lease);
+	LWLockRelease(ga_region_lock());
+}
+
 bool
 ga_lease_end(const pg_uuid_t *handle)
 {

@@ -148,6 +148,9 @@ extern bool ga_lease_grant(uint64 region, bool write, TimestampTz expires_at, Ga
 /* Only members of the owner's role renew or end a lease of this database; others find nothing (false). */
 extern bool ga_lease_renew(const pg_uuid_t *handle, TimestampTz expires_at);
 extern bool ga_lease_end(const pg_uuid_t *handle);
+
+/* Takes back a lease that nobody was told of; never throws, as while an error is on its way. */
+extern void ga_lease_cancel(const pg_uuid_t *handle);
 extern int64 ga_leases_end(const char *object);	/* own ones; their number */
 
 /*

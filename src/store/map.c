@@ -511,7 +511,7 @@ ga_map_handle(FunctionCallInfo fcinfo, const GaRegion *region, bool write, const
 		}
 		PG_CATCH();
 		{
-			(void) ga_lease_end(&lease.handle);
+			ga_lease_cancel(&lease.handle);
 			PG_RE_THROW();
 		}
 		PG_END_TRY();

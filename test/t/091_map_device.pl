@@ -211,6 +211,17 @@ like($fetched->{out}, qr/^status 0 /, '... not that of the other');
 $fetched->{h}->finish;
 $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
 
+# ---- a cancel while the device does not listen is what it is, at once, and leaves no lease ----
+
+$node->safe_psql('postgres', q{SELECT count(*) FROM gpuagent.map_swarm('pop', device => 'cuda')});
+$pid = device_pid();
+kill 'STOP', $pid;
+fails_with($node, q{SET statement_timeout = '200ms'; SELECT gpuagent.map_swarm('pop', device => 'cuda')}, '57014', 'who joins is cancelled');
+kill 'CONT', $pid;
+is_value($node, q{SELECT count(*) FROM gpuagent.stat_handle WHERE object = 'swarm:pop'}, '1', '... and has no lease');
+is(device_pid(), $pid, '... nor was the device killed for it');
+$node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
+
 # ---- legacy handles ----
 $node->append_conf('postgresql.conf', "gpuagent.device_timeout = '10s'\n");
 $node->append_conf('postgresql.conf', "gpuagent.allow_ipc_handles = on\n");
