@@ -23,7 +23,7 @@
 #define SHA_LEN 32
 
 /* So much at a time that a GPU is done with it in milliseconds. */
-#define LEAVES_PER_FINGERPRINT 65536
+#define LEAVES_PER_FINGERPRINT 262144
 #define LEAVES_PER_SHA256 16384
 
 #define FREE_WAIT_MS 1000
@@ -326,8 +326,8 @@ void
 ga_client_fingerprint(uint64 region, int device, uint64 nbytes, GaFingerprint *out)
 {
 	uint64		nleaves = (nbytes + GA_LEAF - 1) / GA_LEAF;
-	uint64		most = Min(piece_bytes() / sizeof(GaFingerprint), LEAVES_PER_FINGERPRINT);
 	bool		direct = in_mapping(out, nleaves * sizeof(GaFingerprint));
+	uint64		most = direct ? LEAVES_PER_FINGERPRINT : Min(piece_bytes() / sizeof(GaFingerprint), LEAVES_PER_FINGERPRINT);
 	char	   *buffer;
 
 	operation_begins(device, nleaves);

@@ -34,6 +34,7 @@
 #define PATIENT_AFTER 20000		/* polls of one step, then once a millisecond */
 #define HASH_ON_DEVICE 64		/* as many leaves as make that faster */
 #define GATHER 256				/* leaves at a time */
+#define ARENA_SHARE 4			/* of the arena that a table of fingerprints may take for a moment */
 
 /* ---- the step lock ---- */
 
@@ -126,12 +127,39 @@ report_unlocked(void)
 
 /* The leaves whose fingerprints are not those of the table. */
 static void
-find_dirty(const GaLeaves *table, GaSnapshot *s)
+compare(const GaLeaves *table, const GaFingerprint *prints, GaSnapshot *s)
 {
 	s->ndirty = 0;
 	for (uint64 i = 0; i < table->nleaves; i++)
-		if (memcmp(&s->prints[i], &table->prints[i], sizeof(GaFingerprint)) != 0)
+		if (memcmp(&prints[i], &table->prints[i], sizeof(GaFingerprint)) != 0)
 			s->dirty[s->ndirty++] = (uint32) i;
+}
+
+/*
+ * Fingerprints of a GPU come through the arena and are compared there: when nothing has changed they are not needed
+ * any more, and memory that this process touches for the first time would cost more than the comparison.
+ */
+static void
+find_dirty(const GaLeaves *table, GaSnapshot *s)
+{
+	Size		bytes = table->nleaves * sizeof(GaFingerprint);
+	char	   *arena = NULL;
+
+	if (s->device != GA_DEVICE_HOST && bytes <= ga_arena_limit() / ARENA_SHARE)
+		arena = ga_arena_alloc(bytes);
+	else if (s->prints == NULL)
+		s->prints = palloc_extended(bytes, MCXT_ALLOC_HUGE);
+	ga_region_fingerprint(s->region, s->device, s->nbytes, arena ? (GaFingerprint *) arena : s->prints);
+	compare(table, arena ? (const GaFingerprint *) arena : s->prints, s);
+	if (arena == NULL)
+		return;
+	if (s->ndirty > 0)
+	{
+		if (s->prints == NULL)
+			s->prints = palloc_extended(bytes, MCXT_ALLOC_HUGE);
+		memcpy(s->prints, arena, bytes);
+	}
+	ga_arena_free(arena);
 }
 
 /* Takes memory for a copy of what is dirty; false when that is too much to be copied. */
@@ -179,7 +207,6 @@ static bool
 attempt(const GaLeaves *table, GaSnapshot *s)
 {
 	s->step = s->control->step;
-	ga_region_fingerprint(s->region, s->device, s->nbytes, s->prints);
 	find_dirty(table, s);
 	if (s->ndirty > 0)
 	{
@@ -222,7 +249,6 @@ ga_snapshot_take(const GaRegion *region, const GaControl *control, const GaLeave
 		s->step = control->step;
 		return true;
 	}
-	s->prints = palloc_extended(table->nleaves * sizeof(GaFingerprint), MCXT_ALLOC_HUGE);
 	s->dirty = palloc_extended(table->nleaves * sizeof(uint32), MCXT_ALLOC_HUGE);
 
 	for (int i = 0; i < FREE_ATTEMPTS; i++)
@@ -301,10 +327,9 @@ ga_snapshot_end(GaSnapshot *s)
 	if (s->hashes != NULL)
 		pfree(s->hashes);
 	if (s->prints != NULL)
-	{
 		pfree(s->prints);
+	if (s->dirty != NULL)
 		pfree(s->dirty);
-	}
 	memset(s, 0, sizeof *s);
 	s->lock = -1;
 }
