@@ -15,8 +15,8 @@
  *   going on, or in a file that it made: TRUNCATE twice, or in the transaction of
  *   CREATE TABLE, empties the file in place, and tid and xmin come again. Once a
  *   transaction has ended it writes nothing more, so its (tid, xmin) are final;
- * - entries are forgotten after gpuagent.cache_max_age transactions, long before
- *   xmin comes round.
+ * - entries are forgotten after gpuagent.cache_max_age transactions, and those of
+ *   rows that were frozen long ago before their xmin comes round.
  *
  * Columns are read by number, so a cached row means the same only while the
  * table's columns stand where setup() put them; with any other layout, as with

@@ -22,6 +22,9 @@
 /* Versions of one agent that the cache holds, newest first. */
 #define GA_CACHE_VERSIONS 4
 
+/* The largest gpuagent.cache_max_age, transactions. */
+#define GA_CACHE_LONGEST (1 << 30)
+
 /* Whose row, in which file. */
 typedef struct GaCacheKey
 {
@@ -91,6 +94,7 @@ typedef struct GaCacheRow
 	TransactionId xmin;
 	ItemPointerData tid;
 	uint64		now;
+	uint64		filled;			/* what its age counts from: now, or before */
 	bool		superseded;		/* a newer version is committed */
 } GaCacheRow;
 

@@ -136,6 +136,29 @@ decode_row(TupleDesc columns, TupleTableSlot *slot, bool detoast)
 	return row;
 }
 
+/* An entry is forgotten this many transactions before its xmin names another one, since `now` may lag. */
+#define WRAP_MARGIN (1 << 24)
+
+/*
+ * What the age of a row counts from, so that GA_CACHE_LONGEST after that its raw xmin has not come round. That is
+ * now, unless the row was frozen so long ago that its xmin will be given out again before; 0 when that is soon.
+ */
+static uint64
+count_age_from(TransactionId xmin, uint64 now)
+{
+	uint32		left = xmin - (TransactionId) now;
+
+	/* So does the xmin of a row that is younger than `now` look. */
+	if (left < GA_CACHE_LONGEST)
+	{
+		now = U64FromFullTransactionId(ReadNextFullTransactionId());
+		left = xmin - (TransactionId) now;
+	}
+	if (left >= GA_CACHE_LONGEST)
+		return now;
+	return left > WRAP_MARGIN ? now - GA_CACHE_LONGEST + left - WRAP_MARGIN : 0;
+}
+
 static GaCacheOutcome
 insert_row(const GaCacheKey *key, GaCacheRow *row, HeapTuple tuple, const GaCacheVersion *dead, int ndead, int flags)
 {
@@ -148,6 +171,9 @@ insert_row(const GaCacheKey *key, GaCacheRow *row, HeapTuple tuple, const GaCach
 	row->state = isnull ? 0 : state - (char *) tuple->t_data;
 	row->id = VARDATA_ANY(id) - (char *) tuple->t_data;
 	row->now = ga_cache_now();
+	row->filled = count_age_from(row->xmin, row->now);
+	if (row->filled == 0)
+		return GA_CACHE_REFUSED;
 	return ga_cache_insert(key, row, dead, ndead, flags);
 }
 

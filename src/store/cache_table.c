@@ -511,7 +511,7 @@ static void
 write_entry(Entry *entry, const GaCacheKey *key, const GaCacheRow *row, uint32 units)
 {
 	entry->hash = key->hash;
-	entry->filled = row->now;
+	entry->filled = row->filled;
 	entry->database = key->database;
 	entry->incarnation = key->incarnation;
 	entry->tablespace = key->tablespace;
