@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-STEPS = 12000 if os.environ.get("GA_TEST_LONG") else 1200
+STEPS = 12000 if os.environ.get("GA_TEST_LONG") else 900
 SESSIONS = 4
 IDS = [f"cachemodel/{i}" for i in range(8)]
 FLOOD = [f"cachemodel/flood/{i}" for i in range(12)]

@@ -260,7 +260,7 @@ class SyncModel(unittest.TestCase):
         self.handle.close()
 
     def test_model(self):
-        seeds = [int(os.environ["GA_TEST_SEED"])] if "GA_TEST_SEED" in os.environ else range(1, 61 if LONG else 7)
+        seeds = [int(os.environ["GA_TEST_SEED"])] if "GA_TEST_SEED" in os.environ else range(1, 31 if LONG else 7)
         for seed in seeds:
             self.run_steps(seed, 120 if LONG else 30)
 
