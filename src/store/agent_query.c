@@ -7,12 +7,11 @@
 #include "base/compat.h"
 
 #include "base/names.h"
-#include "base/shared.h"
 #include "catalog/pg_type.h"
 #include "executor/tstoreReceiver.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "store/cache_fill.h"
+#include "store/agent_query.h"
 #include "store/plan.h"
 #include "store/population.h"
 #include "store/rows.h"
@@ -277,7 +276,7 @@ ga_delete_agents(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(deleted);
 }
 
-/* ---- caching ---- */
+/* ---- ids alone ---- */
 
 static const char *
 ids_statement(int given)
@@ -294,49 +293,18 @@ ids_statement(int given)
 	return sql.data;
 }
 
-/* Rows of an SPI result. */
-typedef struct IdRows
-{
-	SPITupleTable *table;
-	uint64		next;
-} IdRows;
-
-static bool
-next_row(void *arg, const char **id, int *id_len)
-{
-	IdRows	   *rows = arg;
-	text	   *value;
-	bool		isnull;
-
-	if (rows->next >= rows->table->numvals)
-		return false;
-	value = DatumGetTextPP(SPI_getbinval(rows->table->vals[rows->next++], rows->table->tupdesc, 1, &isnull));
-	*id = VARDATA_ANY(value);
-	*id_len = VARSIZE_ANY_EXHDR(value);
-	return true;
-}
-
-/* cache_agents(ids, generation, prefix, best): those that are in the cache now */
-PG_FUNCTION_INFO_V1(ga_cache_agents);
-Datum
-ga_cache_agents(PG_FUNCTION_ARGS)
+SPITupleTable *
+ga_agent_ids(FunctionCallInfo fcinfo)
 {
 	static GaPlan plans[1 << BY_CHECKPOINT];
 	AgentQuery	query;
 	GaPlan	   *plan;
-	IdRows		rows = {0};
-	uint64		cached;
 
-	ga_shared_require();
 	ga_setup_check();
 	read_conditions(fcinfo, BY_CHECKPOINT, &query);
 	plan = &plans[query.given];
-	SPI_connect();
 	if (!ga_plan_ready(plan, N_PARAMS, param_types))
 		prepare(plan, ids_statement(query.given), query.given);
 	ga_plan_run(plan, query.values, query.nulls, true, NULL);
-	rows.table = SPI_tuptable;
-	cached = ga_cache_fill(next_row, &rows, true);
-	SPI_finish();
-	PG_RETURN_INT64(cached);
+	return SPI_tuptable;
 }
