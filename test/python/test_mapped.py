@@ -459,6 +459,22 @@ class MappedTest(unittest.TestCase):
         self.assertEqual(os.waitpid(pid, 0)[1], 0, text)
         return text
 
+    def test_a_client_that_empties_the_file(self):
+        self.store(np.ones((100, 1000), np.float32))
+        sw, other = self.map(), self.map()
+        if sw.kind != "shm":
+            self.skipTest("files only")
+        np.memmap(sw._memory.path, np.float32, "w+", 4096, (100, 1000))
+        with self.assertRaisesRegex(StaleHandle, "destroyed"), other.step():
+            pass
+        with self.assertRaisesRegex(StaleHandle, "destroyed"):
+            sw.sync()
+        again = self.map()
+        with again.step():
+            again.numpy()[0, 0] = 2
+        self.assertEqual(again.sync(), 3)
+        self.assertEqual(self.stored()[0, 0], 2)
+
     def test_another_user_of_the_machine_gets_nothing(self):
         if os.geteuid() != 0:  # only root can become another user
             return
