@@ -258,6 +258,9 @@ class SyncModel(unittest.TestCase):
                 raise
         self.deep_check()
         self.handle.close()
+        self.conn.execute("SELECT gpuagent.unmap_swarm(%s), gpuagent.delete_swarm(%s)", (self.swarm, self.swarm))
+        for made in self.checkpoints:
+            self.conn.execute("SELECT gpuagent.delete_checkpoint(%s)", (made,))
 
     def test_model(self):
         seeds = [int(os.environ["GA_TEST_SEED"])] if "GA_TEST_SEED" in os.environ else range(1, 31 if LONG else 7)
@@ -295,8 +298,9 @@ class SyncModel(unittest.TestCase):
             self.handle.close()
             self.conn.execute("SELECT gpuagent.unmap_swarm(%s), gpuagent.delete_swarm(%s), gpuagent.delete_checkpoint(%s)", (self.swarm, self.swarm, checkpoint))
             path = os.path.relpath(folder, self.value("SELECT gpuagent_store.storage_path()"))
-            self.assertIsNotNone(self.value("SELECT gpuagent.import_checkpoint(%s, restore => true)", path))
+            imported = self.value("SELECT gpuagent.import_checkpoint(%s, restore => true)", path)
             self.assertTrue(self.value("SELECT gpuagent.tensor_bytes(gpuagent.retrieve_swarm(%s))", self.swarm) == memory)
+            self.conn.execute("SELECT gpuagent.delete_swarm(%s), gpuagent.delete_checkpoint(%s)", (self.swarm, imported))
         finally:
             shutil.rmtree(folder)
 
