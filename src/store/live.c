@@ -27,7 +27,7 @@
 #define HASH_BATCH 16384		/* leaves in one request */
 
 static GaLive *lives = NULL;
-static bool syncing = false;
+static SubTransactionId syncing = InvalidSubTransactionId;	/* the one that stores the version of a sync */
 
 /* ---- tables ---- */
 
@@ -171,7 +171,7 @@ at_xact_end(XactEvent event, void *arg)
 			break;
 	}
 	if (event == XACT_EVENT_ABORT)
-		syncing = false;
+		syncing = InvalidSubTransactionId;
 }
 
 static void
@@ -179,8 +179,9 @@ at_subxact_end(SubXactEvent event, SubTransactionId subid, SubTransactionId pare
 {
 	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		syncing = false;
+	/* Not when a trigger catches an error of its own. */
+	if (event == SUBXACT_EVENT_ABORT_SUB && syncing == subid)
+		syncing = InvalidSubTransactionId;
 	for (GaLive *live = lives; live != NULL; live = live->next)
 	{
 		if (event == SUBXACT_EVENT_ABORT_SUB)
@@ -388,7 +389,7 @@ ga_live_refresh(void)
 void
 ga_live_syncing(bool on)
 {
-	syncing = on;
+	syncing = on ? GetCurrentSubTransactionId() : InvalidSubTransactionId;
 }
 
 /* ---- versions that others store ---- */
@@ -423,7 +424,7 @@ ga_swarm_changed(PG_FUNCTION_ARGS)
 	uint64		ids[16];
 	Wanted		wanted = {.max = lengthof(ids),.ids = ids};
 
-	if (syncing || !ga_shared_ready())
+	if (syncing != InvalidSubTransactionId || !ga_shared_ready())
 		PG_RETURN_VOID();
 	snprintf(wanted.object, sizeof wanted.object, "swarm:%.*s", (int) VARSIZE_ANY_EXHDR(name), VARDATA_ANY(name));
 	ga_regions_each(collect, &wanted);

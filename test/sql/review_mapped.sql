@@ -57,6 +57,24 @@ SELECT error_of($$SELECT revert_swarm('rm/a')$$);
 ROLLBACK;
 SELECT gpuagent_store.mapped_tensor(:'h')::int[], retrieve_swarm('rm/a')::int[];
 
+-- A trigger that catches an error of its own does not make a sync look like somebody else's version.
+CREATE FUNCTION pg_temp.rm_catch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 / 0;
+EXCEPTION WHEN division_by_zero THEN
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER rm BEFORE INSERT ON gpuagent.swarm_version FOR EACH ROW EXECUTE FUNCTION pg_temp.rm_catch();
+SELECT epoch AS before FROM stat_handle WHERE handle = :'h' \gset
+SELECT gpuagent_store.mapped_write(:'h', 1, '\xfe');
+BEGIN;
+SELECT changed FROM sync_swarm('rm/a');
+SELECT changed FROM sync_swarm('rm/a');
+COMMIT;
+SELECT epoch - :before AS epochs FROM stat_handle WHERE handle = :'h';
+DROP TRIGGER rm ON gpuagent.swarm_version;
+
 -- Who may not store versions gets no memory whose contents become versions, by a sync of others or by autosync.
 CREATE ROLE rm_map;
 CREATE ROLE rm_write;
