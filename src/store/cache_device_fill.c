@@ -124,9 +124,9 @@ slots_of_matrix(const GaDeviceFill *fill)
 	return n;
 }
 
-/* A new block of the matrix; false when there is no memory. */
+/* A new block of the matrix; false when there is no memory. waits: some is being freed. */
 static bool
-add_block(const GaDeviceFill *fill)
+add_block(const GaDeviceFill *fill, bool waits)
 {
 	uint32		nslots = (uint32) Min(Max(BLOCK_BYTES / fill->row_bytes, 1), BLOCK_SLOTS);
 	uint64		nbytes = nslots * fill->row_bytes;
@@ -141,7 +141,7 @@ add_block(const GaDeviceFill *fill)
 		nslots /= 2;
 		nbytes = nslots * fill->row_bytes;
 	}
-	if (!ga_cache_device_spares(fill->device, nbytes))
+	if (!waits && !ga_cache_device_spares(fill->device, nbytes))
 		return false;
 	region = ga_region_new_id();
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
@@ -298,12 +298,12 @@ take(const GaDeviceFill *fill, uint32 *done, uint32 filled, Step *step)
 		LWLockRelease(table_lock);
 		if (step->block >= 0)
 			return step->n > 0;
-		if (attempt == 0 && !add_block(fill))
+		if (attempt == 0 && !add_block(fill, false))
 			continue;
 		if (attempt == 1)
 		{
 			if (slots_of_matrix(fill) > 0 || give_up(fill->device, Max(fill->row_bytes, SMALLEST_BLOCK), fill) == 0 ||
-				!add_block(fill))
+				!add_block(fill, true))
 				return false;
 		}
 	}

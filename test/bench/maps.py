@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -58,7 +59,36 @@ def joins(conn: psycopg.Connection, swarm: str, n: int) -> list[float]:
     return times[n // 10 :]
 
 
+def cached_agents(bench: Bench) -> None:
+    """10,000 states of 16 kB to a GPU: copied there from the device tier of the agent cache against sent, and cached."""
+    conn = bench.database("bench_map_agents")
+    if one(conn, "SELECT budget_bytes FROM gpuagent.cache_stats() WHERE tier = 'device'")[0] == 0:
+        print("no GPU serves: no agents are mapped from the device tier of the cache", file=sys.stderr)
+        conn.close()
+        return
+    conn.execute(
+        "INSERT INTO gpuagent.agent (id, state) SELECT 'agent/' || i, gpuagent.tensor('F32', '{4096}',"
+        " (SELECT string_agg(decode(md5(i || '/' || j), 'hex'), '') FROM generate_series(1, 1024) j))::gpuagent.agent_state"
+        " FROM generate_series(1, 10000) i"
+    )
+    conn.execute("VACUUM (ANALYZE) gpuagent.agent")
+
+    def run(_: None) -> None:
+        conn.execute("SELECT gpuagent.unmap_handle(handle) FROM gpuagent.map_agents(device => 'cuda')")
+
+    t = bench.interleave(
+        {
+            "cached": Action(run, lambda: run(None)),
+            "sent": Action(run, lambda: conn.execute("SELECT gpuagent.evict_agents()") and None),
+        },
+        bench.reps,
+    )
+    bench.compare("map_agents of 10,000 cached states of 16 kB", list(t["cached"]), list(t["sent"]), "not cached")
+    conn.close()
+
+
 def maps(bench: Bench) -> None:
+    cached_agents(bench)
     conn = bench.database("bench_map")
     gpuagent.register(conn)
     cores = len(os.sched_getaffinity(0))
