@@ -19,7 +19,6 @@
  */
 #include "base/compat.h"
 
-#include "access/parallel.h"
 #include "access/xact.h"
 #include "base/guc.h"
 #include "base/shared.h"
