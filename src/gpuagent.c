@@ -13,9 +13,9 @@
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "miscadmin.h"
-#include "store/cache.h"
-#include "store/cache_device.h"
-#include "store/cache_fill.h"
+#include "cache/cache.h"
+#include "cache/cache_device.h"
+#include "cache/cache_fill.h"
 #include "worker/worker.h"
 
 GA_MODULE_MAGIC;

@@ -12,8 +12,8 @@
 #include "checkpoint/tree.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "store/cache.h"
-#include "store/cache_fill.h"
+#include "cache/cache.h"
+#include "cache/cache_fill.h"
 #include "tensor/tensor.h"
 #include "utils/memutils.h"
 

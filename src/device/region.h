@@ -73,7 +73,7 @@ typedef struct GaRegion
 	TimestampTz resident_since;
 	TimestampTz last_used_at;
 
-	/* write-back (store/live.c) */
+	/* write-back (live/live.c) */
 	int64		synced_step;	/* of the control block at the last sync */
 	TimestampTz last_sync_at;
 	char		last_sync_error[GA_ERROR_LEN];

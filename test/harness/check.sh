@@ -82,7 +82,7 @@ check_source() {
 
 # A file of a room uses only rooms that come before its own.
 check_rooms() {
-	local rooms=(base math tensor type device store index checkpoint sync worker) i
+	local rooms=(base math tensor type device store cache live index checkpoint sync worker) i
 	verdict "rooms use only those before them" "$(
 		for i in "${!rooms[@]}"; do
 			later=$(IFS='|'; echo "${rooms[*]:i+1}")

@@ -8,7 +8,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "store/agent_query.h"
-#include "store/cache_fill.h"
+#include "cache/cache_fill.h"
 
 /* Rows of an SPI result. */
 typedef struct IdRows

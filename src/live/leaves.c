@@ -10,7 +10,7 @@
 
 #include "device/guard.h"
 #include "device/ops.h"
-#include "store/leaves.h"
+#include "live/leaves.h"
 
 #define LEAVES_MAGIC 0x5641454cu	/* "LEAV" */
 

@@ -30,7 +30,7 @@
 #include "storage/proc.h"
 #include "storage/s_lock.h"
 #include "device/mapping.h"
-#include "store/cache_shared.h"
+#include "cache/cache_shared.h"
 #include "utils/timestamp.h"
 
 #define PARTITION_BYTES ((uint64) 64 * 1024 * 1024)	/* smaller caches are not divided */

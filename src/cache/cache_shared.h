@@ -6,7 +6,7 @@
 #ifndef GA_CACHE_SHARED_H
 #define GA_CACHE_SHARED_H
 
-#include "store/cache.h"
+#include "cache/cache.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 

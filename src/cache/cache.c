@@ -48,7 +48,7 @@
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "storage/proc.h"
-#include "store/cache.h"
+#include "cache/cache.h"
 #include "store/plan.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

@@ -10,7 +10,7 @@
 #define GA_CACHE_DEVICE_H
 
 #include "base/compat.h"
-#include "store/cache.h"
+#include "cache/cache.h"
 #include "tensor/tensor.h"
 
 /* A version, as the statement at hand sees it. */

@@ -18,7 +18,7 @@
 #include "device/mapping.h"
 #include "device/ops.h"
 #include "miscadmin.h"
-#include "store/live.h"
+#include "live/live.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"

@@ -18,7 +18,7 @@
 #include "base/compat.h"
 #include "device/device.h"
 #include "device/region.h"
-#include "store/leaves.h"
+#include "live/leaves.h"
 #include "store/store.h"
 
 /* ---- load.c ---- */

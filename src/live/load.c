@@ -18,7 +18,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "store/live.h"
+#include "live/live.h"
 #include "utils/snapmgr.h"
 
 /* A worker is worth its start when it has at least so many chunks to decode. */

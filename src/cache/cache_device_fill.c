@@ -7,7 +7,7 @@
 #include "base/guc.h"
 #include "device/region.h"
 #include "miscadmin.h"
-#include "store/cache_device_shared.h"
+#include "cache/cache_device_shared.h"
 
 /* ---- room ---- */
 

@@ -26,7 +26,7 @@
 #include "device/mapping.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
-#include "store/cache_device_shared.h"
+#include "cache/cache_device_shared.h"
 
 void	   *ga_device_cache = NULL;
 LWLockPadded *ga_device_cache_locks = NULL;

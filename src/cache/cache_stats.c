@@ -7,7 +7,7 @@
 #include "base/shared.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "store/cache_shared.h"
+#include "cache/cache_shared.h"
 #include "utils/timestamp.h"
 
 /* ---- statistics ---- */

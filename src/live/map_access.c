@@ -11,7 +11,7 @@
 #include "base/shared.h"
 #include "device/mapping.h"
 #include "miscadmin.h"
-#include "store/map.h"
+#include "live/map.h"
 #include "tensor/tensor.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"

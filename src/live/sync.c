@@ -26,7 +26,7 @@
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "store/delta.h"
-#include "store/live.h"
+#include "live/live.h"
 #include "store/plan.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"

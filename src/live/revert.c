@@ -13,7 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "store/live.h"
+#include "live/live.h"
 #include "store/plan.h"
 #include "utils/builtins.h"
 

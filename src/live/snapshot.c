@@ -24,7 +24,7 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
-#include "store/live.h"
+#include "live/live.h"
 #include "utils/wait_event.h"
 
 #define COPY_LIMIT ((uint64) 4 * 1024 * maintenance_work_mem)

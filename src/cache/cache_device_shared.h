@@ -9,7 +9,7 @@
 #include "device/mapping.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
-#include "store/cache_device.h"
+#include "cache/cache_device.h"
 
 #define BLOCK_BYTES ((uint64) 16 * 1024 * 1024)
 #define BLOCK_SLOTS 1024
