@@ -260,7 +260,8 @@ receive_message(void)
 	ssize_t		n = recvmsg(keeper, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	int			fd;
 
-	if (n < 0 && errno == EINTR)
+	/* A process that ended before it had read all is told first, what it had sent comes after that. */
+	if (n < 0 && (errno == EINTR || errno == ECONNRESET))
 		return true;
 	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return false;
