@@ -191,8 +191,8 @@ ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_
 void
 ga_client_remove(uint64 region, int device)
 {
-	/* If it was that one that made the region, the memory must not be freed before it is made. */
-	ga_request_abandon();
+	/* The memory must not be freed before it is made. Other requests go on: the supervisor's may be freeing something. */
+	ga_request_abandon_making(region);
 	ga_region_file_remove(region);
 	free_later(region, device);
 }

@@ -234,7 +234,10 @@ ga_regions_reap(Oid dropped_database)
 
 /* ---- ends of transactions ---- */
 
-/* Ends a region that its transaction did not finish. The supervisor frees what an exiting backend leaves. */
+/*
+ * Ends a region that its transaction did not finish. It is freed here also when the backend exits: only its own slot
+ * tells whether a request that it gave up is still making the memory.
+ */
 static void
 end_pending(const Pending *item)
 {
@@ -255,7 +258,7 @@ end_pending(const Pending *item)
 		expire_region(region);
 	}
 	LWLockRelease(ga_region_lock());
-	if (region != NULL && !proc_exit_inprogress)
+	if (region != NULL)
 		free_region(item->id, device);
 }
 

@@ -105,6 +105,13 @@ ga_request_abandon(void)
 		(void) change_state(GA_SLOT_DONE, GA_SLOT_FREE);
 }
 
+void
+ga_request_abandon_making(uint64 region)
+{
+	if (outstanding && slot->op == GA_OP_REGION_CREATE && slot->arg[0] == region)
+		ga_request_abandon();
+}
+
 static void
 at_transaction_end(XactEvent event, void *arg)
 {

@@ -33,6 +33,9 @@ extern bool ga_request_is_done(void);
 /* Gives up a submitted request, if there is one; never throws. At abort and exit by itself. */
 extern void ga_request_abandon(void);
 
+/* The same, if it is the one that makes this region. */
+extern void ga_request_abandon_making(uint64 region);
+
 /* Throws for a status other than OK. */
 extern void ga_request_check(const GaSlot *answer);
 

@@ -219,7 +219,7 @@ make_region(GaRegion *wanted, GaMapFill fill, void *arg, GaRegion *region)
 	ga_region_create_to_fill(region->id, region->device, region->nbytes, region->kind == GA_KIND_CUDA_IPC, region->ipc_handle, &size);
 	control = ga_region_control(region->id);
 	if (control == NULL)
-		elog(ERROR, "region " UINT64_FORMAT " was not made", region->id);
+		ga_map_report_lost();	/* a client has destroyed its file */
 	control->base_version = region->version;
 	fill(region, arg);
 	region->size_bytes = size;

@@ -3,8 +3,9 @@
  *		Devices without a GPU, for tests: memory in memfds, operations on the CPU.
  *
  * The environment may ask for another number of devices (GA_EMULATED_DEVICES,
- * default 1, 0 for a machine without any) and their memory in bytes
- * (GA_EMULATED_MEMORY, default 16 GiB).
+ * default 1, 0 for a machine without any), their memory in bytes
+ * (GA_EMULATED_MEMORY, default 16 GiB), and for the time that a GPU takes to make
+ * or free memory (GA_EMULATED_DELAY, microseconds, default 0).
  */
 #define _GNU_SOURCE
 #include "backend.h"
@@ -139,6 +140,7 @@ ga_backend_create(GaWorker *worker, bool by_handle, GaBlock *block)
 
 	if (status != GA_STATUS_OK)
 		return status;
+	usleep((useconds_t) setting("GA_EMULATED_DELAY", 0));
 	block->fd = memfd_create("gpuagent-emulated", MFD_CLOEXEC);
 	if (block->fd < 0 || ftruncate(block->fd, (off_t) block->size) != 0)
 	{
@@ -178,6 +180,7 @@ ga_backend_import(GaWorker *worker, GaBlock *block)
 void
 ga_backend_free(GaWorker *worker, GaBlock *block)
 {
+	usleep((useconds_t) setting("GA_EMULATED_DELAY", 0));
 	munmap(block->address, block->size);
 	if (block->fd >= 0)
 		close(block->fd);

@@ -10,6 +10,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+# As long as a GPU takes, or hardly any session would end while its memory is being made.
+$ENV{GA_EMULATED_DELAY} = 5000;
 my $seconds = $ENV{GA_TEST_LONG} ? 60 : 4;
 my $node = new_node('map_kill', conf => device_conf() . "max_connections = 60\ngpuagent.max_handles = 20000\n");
 wait_for_service($node);
