@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/findings.h"
 #include "base/guc.h"
 #include "catalog/pg_authid.h"
 #include "funcapi.h"
@@ -16,8 +17,8 @@
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
-static void
-add_finding(ReturnSetInfo *rsinfo, const char *item, const char *status, const char *detail, const char *hint)
+void
+ga_add_finding(ReturnSetInfo *rsinfo, const char *item, const char *status, const char *detail, const char *hint)
 {
 	Datum		values[4];
 	bool		nulls[4] = {false, false, false, hint == NULL};
@@ -66,15 +67,15 @@ add_storage_finding(ReturnSetInfo *rsinfo)
 
 	canonicalize_path(data);
 	if (path_is_prefix_of_path(data, path))
-		add_finding(rsinfo, "storage_path", "error", psprintf("%s lies inside the data directory", shown),
+		ga_add_finding(rsinfo, "storage_path", "error", psprintf("%s lies inside the data directory", shown),
 					"Base backups would copy it and pg_rewind would remove parts of it: set gpuagent.storage_path elsewhere.");
 	else if (stat(path, &st) != 0 && errno == ENOENT)
-		add_finding(rsinfo, "storage_path", "ok", psprintf("%s does not exist; the first export creates it", shown), NULL);
+		ga_add_finding(rsinfo, "storage_path", "ok", psprintf("%s does not exist; the first export creates it", shown), NULL);
 	else if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode) || access(path, R_OK | W_OK | X_OK) != 0)
-		add_finding(rsinfo, "storage_path", "error", psprintf("the server cannot use %s", shown),
+		ga_add_finding(rsinfo, "storage_path", "error", psprintf("the server cannot use %s", shown),
 					"Make it a directory that belongs to the server's operating system user.");
 	else
-		add_finding(rsinfo, "storage_path", "ok", shown, NULL);
+		ga_add_finding(rsinfo, "storage_path", "ok", shown, NULL);
 }
 
 PG_FUNCTION_INFO_V1(ga_setup_findings);
@@ -85,13 +86,13 @@ ga_setup_findings(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (is_preloaded())
-		add_finding(rsinfo, "preload", "ok", "gpuagent is in shared_preload_libraries", NULL);
+		ga_add_finding(rsinfo, "preload", "ok", "gpuagent is in shared_preload_libraries", NULL);
 	else
-		add_finding(rsinfo, "preload", "warning",
+		ga_add_finding(rsinfo, "preload", "warning",
 					"gpuagent is not in shared_preload_libraries: types, tables, store, checkpoints, files and search work; "
 					"shared caches, background workers and the device do not",
 					"Add gpuagent to shared_preload_libraries and restart the server.");
-	add_finding(rsinfo, "profile", "ok", GetConfigOption("gpuagent.profile", false, false), NULL);
+	ga_add_finding(rsinfo, "profile", "ok", GetConfigOption("gpuagent.profile", false, false), NULL);
 	add_storage_finding(rsinfo);
 	return (Datum) 0;
 }

@@ -4,6 +4,7 @@
  */
 #include "base/compat.h"
 
+#include "base/findings.h"
 #include "base/guc.h"
 #include "base/shared.h"
 #include "device/device.h"
@@ -15,46 +16,33 @@
 #define MEGABYTE ((uint64) 1024 * 1024)
 
 static void
-put(ReturnSetInfo *rsinfo, const char *item, const char *status, const char *detail, const char *hint)
-{
-	Datum		values[4];
-	bool		nulls[4] = {false, false, false, hint == NULL};
-
-	values[0] = CStringGetTextDatum(item);
-	values[1] = CStringGetTextDatum(status);
-	values[2] = CStringGetTextDatum(detail);
-	values[3] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-static void
 put_device(ReturnSetInfo *rsinfo)
 {
 	const GaHeader *header = ga_mapping();
 
 	if (ga_devices == GA_DEVICES_HOST)
 	{
-		put(rsinfo, "device", "ok", "the host, as gpuagent.device says", NULL);
+		ga_add_finding(rsinfo, "device", "ok", "the host, as gpuagent.device says", NULL);
 		return;
 	}
 	switch ((GaServiceState) __atomic_load_n(&header->service, __ATOMIC_ACQUIRE))
 	{
 		case GA_SERVICE_READY:
-			put(rsinfo, "device", "ok", psprintf("%u GPUs, the first is %s", header->ndevices, ga_device_infos(ga_mapping())[0].name),
+			ga_add_finding(rsinfo, "device", "ok", psprintf("%u GPUs, the first is %s", header->ndevices, ga_device_infos(ga_mapping())[0].name),
 				NULL);
 			break;
 		case GA_SERVICE_NO_DEVICE:
-			put(rsinfo, "device", "ok", "the host: gpuagent_device is not installed or found no GPU", NULL);
+			ga_add_finding(rsinfo, "device", "ok", "the host: gpuagent_device is not installed or found no GPU", NULL);
 			break;
 		case GA_SERVICE_STARTING:
-			put(rsinfo, "device", "warning", "gpuagent_device is starting", NULL);
+			ga_add_finding(rsinfo, "device", "warning", "gpuagent_device is starting", NULL);
 			break;
 		case GA_SERVICE_BACKOFF:
-			put(rsinfo, "device", "warning", "gpuagent_device ended and will be started again",
+			ga_add_finding(rsinfo, "device", "warning", "gpuagent_device ended and will be started again",
 				"The server's log says why it ended.");
 			break;
 		case GA_SERVICE_STOPPED:
-			put(rsinfo, "device", "error", "there is no process that would start gpuagent_device",
+			ga_add_finding(rsinfo, "device", "error", "there is no process that would start gpuagent_device",
 				"Increase max_worker_processes and restart the server.");
 			break;
 	}
@@ -67,11 +55,11 @@ put_memory(ReturnSetInfo *rsinfo)
 	uint64		taken = (ga_mapping()->arena_bytes + ga_mapping()->cache_bytes) / MEGABYTE;
 
 	if (taken < (uint64) ga_host_cache_size)
-		put(rsinfo, "shared_memory", "warning",
+		ga_add_finding(rsinfo, "shared_memory", "warning",
 			psprintf("%llu MB instead of %d MB: there was no more room", (unsigned long long) taken, ga_host_cache_size),
 			"Make the file system of gpuagent.shared_memory_dir larger, or decrease gpuagent.host_cache_size.");
 	else
-		put(rsinfo, "shared_memory", "ok", psprintf("%llu MB for cached agents and transfers", (unsigned long long) taken), NULL);
+		ga_add_finding(rsinfo, "shared_memory", "ok", psprintf("%llu MB for cached agents and transfers", (unsigned long long) taken), NULL);
 }
 
 PG_FUNCTION_INFO_V1(ga_device_findings);

@@ -5,6 +5,7 @@
 #include "base/compat.h"
 
 #include "base/guc.h"
+#include "base/findings.h"
 #include "base/shared.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -52,18 +53,11 @@ ga_worker_findings(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Finding		finding;
-	Datum		values[4];
-	bool		nulls[4] = {false};
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (!ga_shared_ready())
 		return (Datum) 0;
 	finding = find();
-	values[0] = CStringGetTextDatum("workers");
-	values[1] = CStringGetTextDatum(finding.status);
-	values[2] = CStringGetTextDatum(finding.detail);
-	nulls[3] = finding.hint == NULL;
-	values[3] = finding.hint ? CStringGetTextDatum(finding.hint) : (Datum) 0;
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	ga_add_finding(rsinfo, "workers", finding.status, finding.detail, finding.hint);
 	return (Datum) 0;
 }
