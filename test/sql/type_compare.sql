@@ -24,6 +24,9 @@ SELECT count(*) AS intransitive FROM pool a, pool b, pool c WHERE a.v <= b.v AND
 SELECT bool_and(embedding_hash(e) = (embedding_hash_extended(e, 0) & 4294967295)::bit(32)::int) AS embedding, bool_and(embedding_hash_extended(e, 1) <> embedding_hash_extended(e, 2)) AS seed,
     bool_and(agent_state_hash(e::agent_state) = (agent_state_hash_extended(e::agent_state, 0) & 4294967295)::bit(32)::int) AS agent_state, bool_and(agent_state_hash_extended(e::agent_state, 1) <> agent_state_hash_extended(e::agent_state, 2)) AS seed
 FROM (SELECT array_agg(i * n)::embedding FROM generate_series(1, 300) i, generate_series(1, 20) n GROUP BY n) v (e);
+SELECT bool_and(swarm_tensor_hash(t) = (swarm_tensor_hash_extended(t, 0) & 4294967295)::bit(32)::int) AS low_half,
+    bool_and(swarm_tensor_hash_extended(t, 1) <> swarm_tensor_hash_extended(t, 2)) AS seed, count(DISTINCT swarm_tensor_hash_extended(t, 1)) AS hashes
+FROM (VALUES ('[1,2]'::swarm_tensor), ('[-0,0]'), ('[0,0]'), ('[[1,2],[3,4]]')) v (t);
 SELECT count(DISTINCT embedding_hash(ARRAY[i, j]::embedding)) > 9990 AS spread FROM generate_series(1, 100) i, generate_series(1, 100) j;
 
 -- tables: values 0, 1 and 2 in two dtypes, with zeros of both signs
