@@ -55,6 +55,25 @@ ga_region_path(char *path, size_t size, uint64 region, const char *suffix)
 }
 
 static void
+report_gone(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the mapped memory is gone"),
+			 errhint("Map the object again.")));
+}
+
+void
+ga_region_open_failed(const char *path)
+{
+	if (errno == ENOENT)
+		report_gone();
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not open file \"%s\": %m", path)));
+}
+
+static void
 report_no_room(const char *path, uint64 bytes, int why)
 {
 	bool		full = why == ENOSPC || why == ENOMEM;
@@ -258,9 +277,7 @@ map_region(uint64 region)
 		if (fd >= 0)
 			close(fd);
 		errno = save_errno;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
+		ga_region_open_failed(path);
 	}
 	m->bytes = st.st_size;
 	m->inode = st.st_ino;
@@ -327,23 +344,12 @@ take_hold(GaMapped *m)
 		if (save_errno == ENOENT)
 			return false;
 		errno = save_errno;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
+		ga_region_open_failed(path);
 	}
 	if (lock_byte(m->hold, F_RDLCK, GA_LOCK_HOLD) && fstat(m->hold, &st) == 0 && st.st_nlink > 0 && st.st_ino == m->inode)
 		return true;
 	close_hold(m);
 	return false;
-}
-
-static void
-report_gone(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the mapped memory is gone"),
-			 errhint("Map the object again.")));
 }
 
 /* After an operation: what it has read is what the file had. */
@@ -495,9 +501,7 @@ ga_host_upload(uint64 region, uint64 offset, const char *data, uint64 nbytes)
 	ga_region_path(path, sizeof(path), region, "");
 	fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
+		ga_region_open_failed(path);
 	PG_TRY();
 	{
 		write_file(fd, path, data, nbytes, GA_PAGE + offset);

@@ -10,6 +10,7 @@
 
 #include "base/shared.h"
 #include "device/mapping.h"
+#include "device/ops.h"
 #include "miscadmin.h"
 #include "live/map.h"
 #include "tensor/tensor.h"
@@ -76,14 +77,14 @@ ga_mapped_tensor(PG_FUNCTION_ARGS)
 static int
 lock_step(const GaRegion *region)
 {
-	char	   *path = psprintf("%s/%s" UINT64_FORMAT, ga_run_directory(), GA_REGION_PREFIX, region->id);
 	struct flock lock = {.l_type = F_WRLCK,.l_whence = SEEK_SET,.l_start = GA_LOCK_STEP,.l_len = 1};
-	int			fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	char		path[MAXPGPATH];
+	int			fd;
 
+	ga_region_path(path, sizeof(path), region->id, "");
+	fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
+		ga_region_open_failed(path);
 	PG_TRY();
 	{
 		while (fcntl(fd, F_OFD_SETLK, &lock) != 0)

@@ -64,9 +64,7 @@ ga_step_lock(const GaRegion *region, const GaControl *control, bool patient)
 	ga_region_path(path, sizeof path, region->id, "");
 	fd = OpenTransientFile(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", path)));
+		ga_region_open_failed(path);
 	while (fcntl(fd, F_OFD_SETLK, &lock) != 0)
 	{
 		uint64		now = __atomic_load_n(&control->sequence, __ATOMIC_RELAXED);
