@@ -425,43 +425,66 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.write_export(bigint, text) IS
     'writes all files of a checkpoint into a private folder, the manifest last, and gives it its name';
 
-CREATE FUNCTION gpuagent.export_checkpoint(checkpoint bigint DEFAULT NULL, wait boolean DEFAULT true)
-    RETURNS TABLE (job bigint, state text, path text, files bigint, nbytes bigint)
+-- Nobody removes a checkpoint while it is written, nobody writes it twice at once; who would wait for gigabytes asks
+-- without waiting.
+CREATE FUNCTION gpuagent_store.export_key(checkpoint bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT hashtextextended('gpuagent.export:' || checkpoint, 0)
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_key(bigint) IS
+    'key of the advisory lock that an export of the checkpoint holds until its transaction ends';
+
+CREATE FUNCTION gpuagent_store.export_now(checkpoint bigint)
+    RETURNS TABLE (path text, state text, files bigint, nbytes bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
     k record;
-    latest text;
 BEGIN
     PERFORM gpuagent_store.require_setup();
-    IF NOT wait THEN
-        RAISE EXCEPTION 'a checkpoint cannot be exported in the background'
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use wait => true.';
-    END IF;
-    -- The lock on the row keeps the checkpoint, so also its contents, until the end.
-    SELECT c.id, c.uid, c.status INTO k FROM gpuagent.checkpoint c
-        WHERE c.id = COALESCE($1, gpuagent_store.newest_valid(NULL)) FOR KEY SHARE;
+    PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
+    SELECT c.id, c.uid, c.status INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % does not exist', $1 USING ERRCODE = 'undefined_object';
     ELSIF k.status <> 'valid' THEN
         RAISE EXCEPTION 'checkpoint % is %', k.id, k.status USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.export', 0));
     path := gpuagent_store.export_folder(k.id, k.uid);
     state := 'present';
     IF NOT gpuagent_store.is_exported(path, k.uid) THEN
         PERFORM gpuagent_store.write_export(k.id, path);
         state := 'done';
     END IF;
-    IF NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id > k.id AND c.exported_path IS NOT NULL) THEN
-        latest := split_part(path, '/', 2);
-        PERFORM gpuagent_store.replace_text('nvme_storage/latest', latest || E'\n');
+    -- What follows is short; latest never goes back to an older one of two that end at the same time.
+    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.export', 0));
+    UPDATE gpuagent.checkpoint c SET exported_path = export_now.path, exported_at = now() WHERE c.id = k.id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % was removed while it was exported', k.id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    UPDATE gpuagent.checkpoint c SET exported_path = export_checkpoint.path, exported_at = now() WHERE c.id = k.id;
-    SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(export_checkpoint.path || '/MANIFEST.json')
+    IF NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id > k.id AND c.exported_path IS NOT NULL) THEN
+        PERFORM gpuagent_store.replace_text('nvme_storage/latest', split_part(path, '/', 2) || E'\n');
+    END IF;
+    SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(export_now.path || '/MANIFEST.json')
         INTO files, nbytes
         FROM jsonb_array_elements(gpuagent_store.read_manifest(path) -> 'sections') s, jsonb_array_elements(s -> 'files') f;
     RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_now(bigint) IS
+    'writes a checkpoint as a folder of files in this transaction; while it writes, it holds no lock on rows and nobody waits for it but another export of the same checkpoint; files and nbytes count the manifest too';
+
+CREATE FUNCTION gpuagent.export_checkpoint(checkpoint bigint DEFAULT NULL, wait boolean DEFAULT true)
+    RETURNS TABLE (job bigint, state text, path text, files bigint, nbytes bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF NOT wait THEN
+        RAISE EXCEPTION 'a checkpoint cannot be exported in the background'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use wait => true.';
+    END IF;
+    RETURN QUERY SELECT NULL::bigint, x.state, x.path, x.files, x.nbytes
+        FROM gpuagent_store.export_now(COALESCE($1, gpuagent_store.newest_valid(NULL))) x;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.export_checkpoint(bigint, boolean) IS
