@@ -5,7 +5,9 @@
 #include "base/compat.h"
 
 #include "base/guc.h"
+#include "base/progress.h"
 #include "base/shared.h"
+#include "base/throttle.h"
 #include "base/workers.h"
 #include "device/device.h"
 #include "device/mapping.h"
@@ -37,6 +39,8 @@ _PG_init(void)
 	ga_cache_register();
 	ga_cache_device_register();
 	ga_workers_register();
+	ga_progress_register();
+	ga_throttle_register();
 	ga_shared_install();
 	ga_cache_install();
 	ga_supervisor_register();

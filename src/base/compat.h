@@ -84,10 +84,12 @@
 /* 17 gave processes a number of their own, let wait event sets belong to a resource owner, and named wait events. */
 #if PG_VERSION_NUM >= 170000
 #define ga_process_number() ((int) MyProcNumber)
+#define ga_number_of(proc) ((int) GetNumberFromPGProc(proc))
 #define ga_wait_event_set(n) CreateWaitEventSet(NULL, (n))
 #define ga_wait_event(name) WaitEventExtensionNew(name)
 #else
 #define ga_process_number() ((int) MyProc->pgprocno)
+#define ga_number_of(proc) ((int) (proc)->pgprocno)
 #define ga_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, (n))
 #define ga_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif

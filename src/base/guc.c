@@ -54,6 +54,8 @@ int			ga_device_timeout = 10000;
 int			ga_max_handles = 256;
 int			ga_launcher_interval = 10;
 int			ga_max_databases = 8;
+int			ga_max_jobs = 2;
+int			ga_io_rate_limit = 0;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
@@ -199,6 +201,14 @@ define_worker_settings(GucContext server)
 							"Databases that get a maintenance worker.",
 							"0: none. Each takes one of max_worker_processes, as do the launcher and the supervisor.",
 							&ga_max_databases, 8, 0, 1024, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.max_jobs",
+							"Background workers that run jobs at a time, in all databases together.",
+							"0: none. Each takes one of max_worker_processes while it runs.",
+							&ga_max_jobs, 2, 0, 1024, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.io_rate_limit",
+							"Bytes a second that an export or other bulk work reads or writes at most.",
+							"0: no limit. It holds for each session and each job, with their parallel workers.",
+							&ga_io_rate_limit, 0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.launcher_interval",
 							"How often the launcher looks for databases.",
 							"Changes that sessions make are noticed at once.",

@@ -25,6 +25,8 @@ extern int	ga_sync_interval;		/* gpuagent.sync_interval, ms */
 extern int	ga_device_timeout;		/* gpuagent.device_timeout, ms */
 extern int	ga_max_handles;			/* gpuagent.max_handles */
 extern int	ga_max_databases;		/* gpuagent.max_databases */
+extern int	ga_max_jobs;			/* gpuagent.max_jobs */
+extern int	ga_io_rate_limit;		/* gpuagent.io_rate_limit, kB a second; 0: none */
 extern int	ga_launcher_interval;	/* gpuagent.launcher_interval, s */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */
