@@ -1,13 +1,14 @@
 
 -- THE STORE: content-addressed tensors, and the multi-part path for those that no value can hold
-CREATE FUNCTION gpuagent_store.put_tensor(data gpuagent.swarm_tensor) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'ga_put_tensor' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION gpuagent_store.put_tensor(gpuagent.swarm_tensor) IS 'stores a tensor; returns its hash';
+CREATE FUNCTION gpuagent_store.put_tensor(data gpuagent.swarm_tensor, previous bytea DEFAULT NULL) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'ga_put_tensor' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.put_tensor(gpuagent.swarm_tensor, bytea) IS
+    'stores a tensor; returns its hash; chunks that differ little from those of previous, a tensor''s hash, are stored as what differs';
 
-CREATE FUNCTION gpuagent_store.append_tensor(base bytea, data gpuagent.swarm_tensor) RETURNS bytea
+CREATE FUNCTION gpuagent_store.append_tensor(base bytea, data gpuagent.swarm_tensor, previous bytea DEFAULT NULL) RETURNS bytea
     AS 'MODULE_PATHNAME', 'ga_append_tensor' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION gpuagent_store.append_tensor(bytea, gpuagent.swarm_tensor) IS
-    'stores base with the rows of data added at its end (base NULL: just data); returns the new hash; only the last chunk is read again';
+COMMENT ON FUNCTION gpuagent_store.append_tensor(bytea, gpuagent.swarm_tensor, bytea) IS
+    'stores base with the rows of data added at its end (base NULL: just data); returns the new hash; only the last chunk is read again; previous as in put_tensor';
 
 CREATE FUNCTION gpuagent_store.patch_tensor(base bytea, start bigint, data gpuagent.swarm_tensor) RETURNS bytea
     AS 'MODULE_PATHNAME', 'ga_patch_tensor' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

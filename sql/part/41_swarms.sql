@@ -36,6 +36,12 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.lock_swarm(text, bigint) IS
     'locks the swarm''s row, creating it, and returns the version that this transaction writes: one per transaction; 40001 unless it stood at expected_version';
 
+CREATE FUNCTION gpuagent_store.previous_swarm(swarm text, version bigint) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT v.tensor FROM gpuagent.swarm_version v WHERE v.swarm = $1 AND v.version <= $2 ORDER BY v.version DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION gpuagent_store.previous_swarm(text, bigint) IS 'tensor of the newest version up to this one; NULL: none';
+
 CREATE FUNCTION gpuagent_store.set_swarm_version(swarm text, version bigint, tensor bytea, metadata jsonb, step bigint DEFAULT NULL)
     RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -68,7 +74,8 @@ BEGIN
         RAISE EXCEPTION 'data of swarm "%" must not be NULL', swarm USING ERRCODE = 'null_value_not_allowed';
     END IF;
     v := gpuagent_store.lock_swarm(swarm, expected_version);
-    PERFORM gpuagent_store.set_swarm_version(swarm, v, gpuagent_store.put_tensor(data), metadata);
+    PERFORM gpuagent_store.set_swarm_version(swarm, v,
+        gpuagent_store.put_tensor(data, gpuagent_store.previous_swarm(swarm, v)), metadata);
     RETURN v;
 END
 $$;
@@ -130,7 +137,7 @@ BEGIN
     END IF;
     v := gpuagent_store.lock_swarm(swarm, NULL);
     base := (SELECT w.tensor FROM gpuagent.swarm_version w WHERE w.swarm = append_swarm.swarm AND w.version = v);
-    appended := gpuagent_store.append_tensor(base, data);
+    appended := gpuagent_store.append_tensor(base, data, gpuagent_store.previous_swarm(swarm, v - 1));
     PERFORM gpuagent_store.set_swarm_version(swarm, v, appended, NULL);
     RETURN (SELECT t.shape[1] FROM gpuagent_store.tensor t WHERE t.hash = appended LIMIT 1);
 END

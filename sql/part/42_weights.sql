@@ -105,6 +105,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v bigint;
+    previous record;
 BEGIN
     IF weights IS NULL THEN
         RAISE EXCEPTION 'weights must not be NULL'
@@ -112,8 +113,10 @@ BEGIN
     END IF;
     PERFORM gpuagent_store.require_name('layer', layer);
     v := gpuagent_store.lock_expert(expert, expected_version);
-    PERFORM gpuagent_store.set_weight_version(expert, layer, v, gpuagent_store.put_tensor(weights),
-        gpuagent_store.put_tensor(biases), metadata);
+    SELECT w.weights, w.biases INTO previous FROM gpuagent.weight_version w
+        WHERE w.expert = store_weights.expert AND w.layer = store_weights.layer ORDER BY w.version DESC LIMIT 1;
+    PERFORM gpuagent_store.set_weight_version(expert, layer, v, gpuagent_store.put_tensor(weights, previous.weights),
+        gpuagent_store.put_tensor(biases, previous.biases), metadata);
     RETURN v;
 END
 $$;

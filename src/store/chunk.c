@@ -46,6 +46,13 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 	return ga_chunk_store_packed(data, nbytes, width, hash, true);
 }
 
+/* True when a writer need not store the chunk. */
+bool
+ga_chunk_exists(const GaHash *hash, size_t nbytes)
+{
+	return !ga_table_insert("chunk", &find_chunk, NULL, hash, NULL) || ga_delta_exists(hash, nbytes);
+}
+
 size_t
 ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress)
 {
@@ -55,7 +62,7 @@ ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *
 	size_t		size;
 
 	/* Probe first: compressing what is already there would be the larger part of the work. */
-	if (!ga_table_insert("chunk", &find_chunk, NULL, hash, NULL) || ga_delta_exists(hash, nbytes))
+	if (ga_chunk_exists(hash, nbytes))
 		return 0;
 
 	packed = ga_chunk_pack(data, nbytes, width, compress, &codec);

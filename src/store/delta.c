@@ -9,12 +9,14 @@
  */
 #include "base/compat.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "port/pg_crc32c.h"
 #include "store/delta.h"
 #include "store/table.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #define TABLE "chunk_delta"
 
@@ -27,15 +29,24 @@ static GaStatement load_delta = {
 	"codec::pg_catalog.int2, width::pg_catalog.int2, data::pg_catalog.bytea, crc::pg_catalog.int4 "
 	"FROM gpuagent_store.chunk_delta WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
+static GaStatement find_base = {
+	"SELECT c.nbytes::pg_catalog.int4, pg_catalog.octet_length(c.data::pg_catalog.bytea) FROM gpuagent_store.chunk c "
+	"WHERE c.hash OPERATOR(pg_catalog.=) $1 AND NOT EXISTS "
+	"(SELECT FROM gpuagent_store.chunk_delta d WHERE d.hash OPERATOR(pg_catalog.=) $1)", 1, {BYTEAOID}
+};
+static GaStatement count_deltas = {
+	"SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum(pg_catalog.octet_length(d.data)), 0)::pg_catalog.int8 "
+	"FROM (SELECT data::pg_catalog.bytea FROM gpuagent_store.chunk_delta WHERE base OPERATOR(pg_catalog.=) $1 LIMIT 64) d",
+	1, {BYTEAOID}
+};
 static GaStatement insert_delta = {
 	"INSERT INTO gpuagent_store.chunk_delta (hash, nbytes, base, leaves, mode, codec, width, crc, data) "
 	"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 	9, {BYTEAOID, INT4OID, BYTEAOID, INT4OID, INT2OID, INT2OID, INT2OID, INT4OID, BYTEAOID}
 };
 
-/* The table came with the second step of setup(), which a database may not have had: then it has no deltas. */
-static bool
-have_table(void)
+bool
+ga_delta_ready(void)
 {
 	Oid			schema = get_namespace_oid("gpuagent_store", true);
 
@@ -100,7 +111,7 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 	GaTableUser owner;
 
 	Assert(leaves != 0 && (leaves & ~all_leaves(nbytes)) == 0);
-	if (!have_table())
+	if (!ga_delta_ready())
 		return -1;
 	owner = ga_table_enter_owner(TABLE);
 	if (ga_chunk_size(hash) == nbytes)
@@ -139,12 +150,73 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 	return stored;
 }
 
+size_t
+ga_delta_base_size(const GaHash *base, size_t nbytes)
+{
+	GaTableUser before;
+	size_t		size = 0;
+
+	if (!ga_delta_ready())
+		return 0;
+	(void) GetTopTransactionId();
+	before = ga_table_enter_owner(TABLE);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (ga_table_fetch(&find_base, base, false) && DatumGetInt32(ga_table_column(1, "chunk", base)) == nbytes)
+		size = DatumGetInt32(ga_table_column(2, "chunk", base));
+	SPI_freetuptable(SPI_tuptable);
+	PopActiveSnapshot();
+	ga_table_leave_owner(before);
+	return size;
+}
+
+int
+ga_delta_count(const GaHash *base, uint64 *bytes)
+{
+	GaTableUser before = ga_table_enter_owner(TABLE);
+	int			n = 0;
+
+	*bytes = 0;
+	if (ga_table_fetch(&count_deltas, base, true))
+	{
+		n = DatumGetInt64(ga_table_column(1, "chunk", base));
+		*bytes = DatumGetInt64(ga_table_column(2, "chunk", base));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	ga_table_leave_owner(before);
+	return n;
+}
+
+uint16
+ga_delta_mask(const char *a, const char *b, size_t nbytes)
+{
+	uint16		mask = 0;
+
+	for (int i = 0; leaf_bytes(nbytes, i) > 0; i++)
+		if (memcmp(a + (size_t) i * GA_LEAF_SIZE, b + (size_t) i * GA_LEAF_SIZE, leaf_bytes(nbytes, i)) != 0)
+			mask |= 1 << i;
+	return mask;
+}
+
+size_t
+ga_delta_leaves(const char *data, size_t nbytes, uint16 leaves, char *out)
+{
+	size_t		at = 0;
+
+	for (int i = 0; i < GA_CHUNK_LEAVES; i++)
+		if (leaves & (1 << i))
+		{
+			memcpy(out + at, data + (size_t) i * GA_LEAF_SIZE, leaf_bytes(nbytes, i));
+			at += leaf_bytes(nbytes, i);
+		}
+	return at;
+}
+
 bool
 ga_delta_find(const GaHash *hash, GaHash *base, uint16 *leaves)
 {
 	bool		found;
 
-	if (!have_table())
+	if (!ga_delta_ready())
 		return false;
 	found = ga_table_fetch(&find_delta, hash, true);
 	if (found)
@@ -162,7 +234,7 @@ ga_delta_size(const GaHash *hash)
 	size_t		nbytes = 0;
 	GaHash		base;
 
-	if (!have_table())
+	if (!ga_delta_ready())
 		return 0;
 	if (ga_table_fetch(&find_delta, hash, true))
 	{
@@ -179,7 +251,7 @@ ga_delta_exists(const GaHash *hash, size_t nbytes)
 	GaTableUser before;
 	bool		exists;
 
-	if (!have_table())
+	if (!ga_delta_ready())
 		return false;
 	before = ga_table_enter_owner(TABLE);
 	exists = ga_delta_size(hash) == nbytes;
@@ -199,7 +271,7 @@ ga_delta_load(const GaHash *hash, size_t nbytes, char *dst)
 	char	   *data;
 	const char *problem;
 
-	if (!have_table())
+	if (!ga_delta_ready())
 		return false;
 	if (!ga_table_fetch(&load_delta, hash, false))
 	{

@@ -21,6 +21,9 @@ extern bytea *ga_chunk_pack(const char *data, size_t nbytes, int width, bool com
 /* ga_chunk_store, with a choice. */
 extern size_t ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress);
 
+/* For writers, as the owner of the tables: true when the chunk is there in some form. */
+extern bool ga_chunk_exists(const GaHash *hash, size_t nbytes);
+
 /* The inverse; NULL, or what is wrong with them. */
 extern const char *ga_chunk_unpack(Datum packed, int codec, int width, char *dst, size_t nbytes);
 
@@ -37,6 +40,9 @@ typedef enum GaDeltaMode
 	GA_DELTA_REPLACE = 0,		/* data is the leaves that differ */
 	GA_DELTA_XOR = 1			/* data is those, XORed with the base's */
 } GaDeltaMode;
+
+/* False in a database that has not had the step of setup() that makes the table: it has no deltas. */
+extern bool ga_delta_ready(void);
 
 /* Bytes of the leaves of a mask in a chunk of so many bytes; bit i stands for leaf i. */
 extern size_t ga_delta_bytes(size_t nbytes, uint16 leaves);
@@ -58,7 +64,36 @@ extern size_t ga_delta_size(const GaHash *hash);
 /* For writers, as the owner of the table: true when the chunk is stored as a delta and its base is there. */
 extern bool ga_delta_exists(const GaHash *hash, size_t nbytes);
 
+/*
+ * For writers: bytes that the chunk's own row holds when it may become the base of a delta, else 0. It must have a row of
+ * that size, no row as a delta (it may be about to lose its own one), and must not be garbage. Assigns a transaction id
+ * before it looks, under a snapshot of now, so that who removes rows waits for what is found here (compact.c).
+ */
+extern size_t ga_delta_base_size(const GaHash *base, size_t nbytes);
+
+/* Deltas that name a base, at most GA_DELTA_MAX, and the bytes of their rows. */
+#define GA_DELTA_MAX 64
+extern int	ga_delta_count(const GaHash *base, uint64 *bytes);
+
+/* Leaves that differ, as a mask. */
+extern uint16 ga_delta_mask(const char *a, const char *b, size_t nbytes);
+
+/* The leaves of a mask, one after the other; returns their bytes. */
+extern size_t ga_delta_leaves(const char *data, size_t nbytes, uint16 leaves, char *out);
+
 /* Decodes a chunk that is stored as a delta; false when it is not; ERROR XX001 when it or its base is damaged. */
 extern bool ga_delta_load(const GaHash *hash, size_t nbytes, char *dst);
+
+/* ---- previous.c: chunks of a tensor as deltas of those at the same place of another ---- */
+
+typedef struct GaPrevious GaPrevious;
+
+/* Memory of the current context; NULL when there is nothing to be had from that tensor. */
+extern GaPrevious *ga_previous_open(const GaHash *tensor);
+extern void ga_previous_close(GaPrevious *previous);
+
+/* As ga_chunk_store, for chunk `number` of the tensor; previous may be NULL. */
+extern size_t ga_previous_store(GaPrevious *previous, uint64 number, const char *data, size_t nbytes, int width,
+								const GaHash *hash);
 
 #endif							/* GA_DELTA_H */

@@ -186,12 +186,12 @@ verify_tensor(const GaHash *tensor, bool contents)
 	ga_reader_close(reader);
 }
 
-/* The checks throw; a subtransaction turns that into an answer. Anything but damage (cancel, I/O) is passed on. */
+/* A subtransaction turns damage into an answer. Anything else (cancel, I/O) is passed on. */
 char *
-ga_tensor_problem(const GaHash *tensor, bool contents)
+ga_store_attempt(void (*work) (void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext scratch = AllocSetContextCreate(caller, "gpuagent verification", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext scratch = AllocSetContextCreate(caller, "gpuagent attempt", ALLOCSET_DEFAULT_SIZES);
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *volatile problem = NULL;
 
@@ -199,7 +199,7 @@ ga_tensor_problem(const GaHash *tensor, bool contents)
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		verify_tensor(tensor, contents);
+		work(arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -222,4 +222,26 @@ ga_tensor_problem(const GaHash *tensor, bool contents)
 	CurrentResourceOwner = owner;
 	MemoryContextDelete(scratch);
 	return problem;
+}
+
+typedef struct Verification
+{
+	const GaHash *tensor;
+	bool		contents;
+} Verification;
+
+static void
+verify(void *arg)
+{
+	const Verification *v = arg;
+
+	verify_tensor(v->tensor, v->contents);
+}
+
+char *
+ga_tensor_problem(const GaHash *tensor, bool contents)
+{
+	Verification v = {tensor, contents};
+
+	return ga_store_attempt(verify, &v);
 }

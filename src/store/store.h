@@ -108,6 +108,12 @@ extern GaWriter *ga_writer_begin(int dtype, int ndim, const int64 *dims);
 extern void ga_writer_write(GaWriter *writer, const char *data, size_t nbytes);
 extern void ga_writer_finish(GaWriter *writer, GaHash *tensor);
 
+/*
+ * Names a tensor, such as the version before, that the one being written may differ little from: its chunks may then be
+ * stored as deltas of that one's (previous.c). Nothing has to be true of it; NULL: there is none.
+ */
+extern void ga_writer_previous(GaWriter *writer, const GaHash *tensor);
+
 /* Continues a stored tensor: its rows stay, dims[0] grows; only its last chunk and one node per level are read again. */
 extern GaWriter *ga_writer_append(const GaHash *base, const int64 *dims);
 
@@ -157,6 +163,12 @@ extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);
  * nodes above them that are new, and the tensor. Overwrites both arrays.
  */
 extern void ga_store_replace(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, GaHash *tensor);
+
+/*
+ * Runs work(arg) in a subtransaction, so that damage (XX001) and what is missing (42704) are answers and not errors:
+ * NULL, or what is wrong. What it allocates in the current context stays only when it says so by an older context.
+ */
+extern char *ga_store_attempt(void (*work) (void *arg), void *arg);
 
 /*
  * NULL when every row below the tensor is present and, with `contents`, decodes

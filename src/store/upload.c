@@ -48,7 +48,19 @@ finish_with_hash(const GaHash *hash)
 	return ga_hash_to_datum(hash);
 }
 
-/* put_tensor(data swarm_tensor) bytea */
+/* A tensor's hash as an argument that may be NULL. */
+static void
+previous_argument(FunctionCallInfo fcinfo, int n, GaWriter *writer)
+{
+	GaHash		previous;
+
+	if (PG_ARGISNULL(n))
+		return;
+	ga_hash_from_datum(PG_GETARG_DATUM(n), &previous);
+	ga_writer_previous(writer, &previous);
+}
+
+/* put_tensor(data swarm_tensor, previous bytea) bytea */
 PG_FUNCTION_INFO_V1(ga_put_tensor);
 Datum
 ga_put_tensor(PG_FUNCTION_ARGS)
@@ -57,9 +69,12 @@ ga_put_tensor(PG_FUNCTION_ARGS)
 	GaWriter   *writer;
 	GaHash		hash;
 
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
 	GA_GETARG_VIEW(0, &view);
 	connect_spi();
 	writer = ga_writer_begin(view.dtype, view.ndim, view.dims);
+	previous_argument(fcinfo, 1, writer);
 	ga_writer_write(writer, view.data, view.nbytes);
 	ga_writer_finish(writer, &hash);
 	PG_RETURN_DATUM(finish_with_hash(&hash));
@@ -98,35 +113,45 @@ require_same_rows(const GaReader *reader, const GaView *data)
 						ga_dtype_name(reader->dtype), ga_shape_text(reader->ndim, reader->dims))));
 }
 
-/* append_tensor(base bytea, data swarm_tensor) bytea: base NULL begins a tensor. */
+/* Continues a stored tensor with rows that must fit it. */
+static GaWriter *
+begin_append(Datum tensor, const GaView *rows)
+{
+	GaHash		base;
+	GaReader   *reader;
+	int64		dims[GA_MAX_RANK];
+
+	ga_hash_from_datum(tensor, &base);
+	reader = ga_reader_open(&base);
+	require_same_rows(reader, rows);
+	memcpy(dims, reader->dims, sizeof dims);
+	if (__builtin_add_overflow(dims[0], rows->dims[0], &dims[0]))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many rows")));
+	ga_reader_close(reader);
+	return ga_writer_append(&base, dims);
+}
+
+/* append_tensor(base bytea, data swarm_tensor, previous bytea) bytea: base NULL begins a tensor. */
 PG_FUNCTION_INFO_V1(ga_append_tensor);
 Datum
 ga_append_tensor(PG_FUNCTION_ARGS)
 {
 	GaView		view;
-	GaHash		base,
-				hash;
-	GaReader   *reader;
+	GaHash		hash;
 	GaWriter   *writer;
-	int64		dims[GA_MAX_RANK];
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_NULL();
 	GA_GETARG_VIEW(1, &view);
 	row_bytes(view.dtype, view.ndim, view.dims);
-	if (PG_ARGISNULL(0))
-		return DirectFunctionCall1(ga_put_tensor, PG_GETARG_DATUM(1));
-	ga_hash_from_datum(PG_GETARG_DATUM(0), &base);
 	connect_spi_fresh();
-	reader = ga_reader_open(&base);
-	require_same_rows(reader, &view);
-	memcpy(dims, reader->dims, sizeof dims);
-	if (__builtin_add_overflow(dims[0], view.dims[0], &dims[0]))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("too many rows")));
-	ga_reader_close(reader);
-	writer = ga_writer_append(&base, dims);
+	if (PG_ARGISNULL(0))
+		writer = ga_writer_begin(view.dtype, view.ndim, view.dims);
+	else
+		writer = begin_append(PG_GETARG_DATUM(0), &view);
+	previous_argument(fcinfo, 2, writer);
 	ga_writer_write(writer, view.data, view.nbytes);
 	ga_writer_finish(writer, &hash);
 	finish_spi_fresh();

@@ -5,6 +5,7 @@
 #include "base/compat.h"
 
 #include "miscadmin.h"
+#include "store/delta.h"
 #include "store/store.h"
 
 struct GaWriter
@@ -19,6 +20,7 @@ struct GaWriter
 	GaSpine		spine;
 	size_t		fill;
 	char	   *buffer;			/* GA_CHUNK_SIZE */
+	GaPrevious *previous;
 };
 
 GaWriter *
@@ -39,6 +41,15 @@ ga_writer_begin(int dtype, int ndim, const int64 *dims)
 	return w;
 }
 
+void
+ga_writer_previous(GaWriter *w, const GaHash *tensor)
+{
+	MemoryContext old = MemoryContextSwitchTo(w->context);
+
+	w->previous = tensor ? ga_previous_open(tensor) : NULL;
+	MemoryContextSwitchTo(old);
+}
+
 static void
 store_piece(GaWriter *w, const char *data, size_t nbytes)
 {
@@ -46,7 +57,7 @@ store_piece(GaWriter *w, const char *data, size_t nbytes)
 
 	CHECK_FOR_INTERRUPTS();
 	ga_hash_chunk(data, nbytes, &hash);
-	w->new_bytes += ga_chunk_store(data, nbytes, ga_dtype_info(w->dtype)->width, &hash);
+	w->new_bytes += ga_previous_store(w->previous, w->spine.done[0], data, nbytes, ga_dtype_info(w->dtype)->width, &hash);
 	ga_spine_push(&w->spine, &hash);
 }
 
@@ -103,6 +114,8 @@ ga_writer_finish(GaWriter *w, GaHash *tensor)
 	if (w->buffer)
 		pfree(w->buffer);
 	w->buffer = NULL;
+	ga_previous_close(w->previous);
+	w->previous = NULL;
 }
 
 uint64
@@ -210,6 +223,7 @@ ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbyte
 		GaHash	   *hashes = palloc_extended(sizeof(GaHash) * (last - first + 1), MCXT_ALLOC_HUGE);
 		uint64	   *numbers = palloc_extended(sizeof(uint64) * (last - first + 1), MCXT_ALLOC_HUGE);
 		char	   *buffer = palloc(GA_CHUNK_SIZE);
+		GaPrevious *previous = ga_previous_open(base);
 
 		for (uint64 i = first; i <= last; i++)
 		{
@@ -223,10 +237,11 @@ ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbyte
 				ga_reader_read(reader, begin, size, buffer, false);
 			memcpy(buffer + (from - begin), data + (from - offset), to - from);
 			ga_hash_chunk(buffer, size, hash);
-			ga_chunk_store(buffer, size, ga_dtype_info(reader->dtype)->width, hash);
+			ga_previous_store(previous, i, buffer, size, ga_dtype_info(reader->dtype)->width, hash);
 			numbers[i - first] = i;
 		}
 		replace_chunks(reader, numbers, hashes, last - first + 1, &root);
+		ga_previous_close(previous);
 		pfree(numbers);
 		pfree(buffer);
 		pfree(hashes);
