@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "checkpoint/export.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/stream.h"
 #include "checkpoint/tree.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -41,6 +42,7 @@ typedef struct Shard
 	char	   *name;			/* without folders */
 	GaStTensor *tensors;
 	int			ntensors;
+	GaFile	   *file;			/* while it is written */
 	uint64		nbytes;
 	uint8		sha256[GA_SHA256_LEN];
 } Shard;
@@ -134,25 +136,6 @@ tensor_arguments(FunctionCallInfo fcinfo, int arg, Source **sources, int *count)
 }
 
 /* ---- streams ---- */
-
-/* Writes a stored tensor, checking the hash of every chunk. */
-static void
-write_stored(GaFile *file, const GaHash *hash)
-{
-	GaReader   *reader = ga_reader_open(hash);
-	char	   *buffer = palloc(GA_CHUNK_SIZE);
-
-	for (uint64 at = 0; at < reader->nbytes; at += GA_CHUNK_SIZE)
-	{
-		uint64		piece = Min(GA_CHUNK_SIZE, reader->nbytes - at);
-
-		CHECK_FOR_INTERRUPTS();
-		ga_reader_read(reader, at, piece, buffer, true);
-		ga_file_write(file, buffer, piece);
-	}
-	ga_reader_close(reader);
-	pfree(buffer);
-}
 
 /* True for embedding, agent_state and swarm_tensor. */
 static bool
@@ -260,29 +243,44 @@ write_query(GaFile *file, const GaStTensor *tensor, const char *query)
 	MemoryContextDelete(row);
 }
 
-/* Writes a whole safetensors file. Returns its size. */
-static uint64
-write_safetensors(const char *path, GaStTensor *tensors, int ntensors, const Source *sources,
-				  const GaStPair *pairs, int npairs, uint8 *sha256)
+/* Begins a safetensors file: makes it, with room for all of it, and writes the header. */
+static GaFile *
+begin_safetensors(const char *path, GaStTensor *tensors, int ntensors, const GaStPair *pairs, int npairs)
 {
 	StringInfoData header;
 	GaFile	   *file;
 	uint64		nbytes;
 
 	initStringInfo(&header);
-	nbytes = ga_st_build(&header, tensors, ntensors, pairs, npairs) + header.len;
-	file = ga_file_create(path, nbytes);
+	nbytes = ga_st_build(&header, tensors, ntensors, pairs, npairs);
+	file = ga_file_create(path, nbytes + header.len);
 	ga_file_write(file, header.data, header.len);
 	pfree(header.data);
+	return file;
+}
+
+/* Writes the data of a safetensors file, and closes it. Returns its size. */
+static uint64
+finish_safetensors(GaFile *file, const char *path, const GaStTensor *tensors, int ntensors, const Source *sources, uint8 *sha256)
+{
+	GaParallelTensor *stored = palloc_extended(sizeof(GaParallelTensor) * Max(ntensors, 1), MCXT_ALLOC_HUGE);
+	int			nstored = 0;
+
 	for (int i = 0; i < ntensors; i++)
 	{
 		const Source *source = &sources[tensors[i].source];
 
+		if (source->query == NULL)
+			stored[nstored++] = (GaParallelTensor) {source->hash, tensors[i].nbytes};
+		if (nstored > 0 && (source->query != NULL || i == ntensors - 1))
+		{
+			ga_stream_tensors(file, path, stored, nstored);
+			nstored = 0;
+		}
 		if (source->query != NULL)
 			write_query(file, &tensors[i], source->query);
-		else
-			write_stored(file, &source->hash);
 	}
+	pfree(stored);
 	return ga_file_finish(file, sha256);
 }
 
@@ -455,10 +453,13 @@ ga_export_tensors(PG_FUNCTION_ARGS)
 	if (!overwrite)
 		refuse_existing(folder, stem);
 
+	/* Room for all shards first: a full disk is found before anything is written. */
+	for (int s = 0; s < nshards; s++)
+		shards[s].file = begin_safetensors(join(temp, shards[s].name), shards[s].tensors, shards[s].ntensors, pairs, npairs);
 	for (int s = 0; s < nshards; s++)
 	{
-		shards[s].nbytes = write_safetensors(join(temp, shards[s].name), shards[s].tensors, shards[s].ntensors,
-											 sources, pairs, npairs, shards[s].sha256);
+		shards[s].nbytes = finish_safetensors(shards[s].file, join(temp, shards[s].name), shards[s].tensors,
+											  shards[s].ntensors, sources, shards[s].sha256);
 		ga_put_file_row(rsinfo, join(folder, shards[s].name), shards[s].ntensors, shards[s].nbytes, shards[s].sha256);
 	}
 	if (nshards > 1)
@@ -589,7 +590,7 @@ ga_write_safetensors(PG_FUNCTION_ARGS)
 			sources[i].query = TextDatumGetCString(queries[i]);
 		}
 	}
-	nbytes = write_safetensors(path, tensors, count, sources, pairs, npairs, sha256);
+	nbytes = finish_safetensors(begin_safetensors(path, tensors, count, pairs, npairs), path, tensors, count, sources, sha256);
 	ga_put_file_row(rsinfo, path, count, nbytes, sha256);
 	SPI_finish();
 	PG_RETURN_NULL();

@@ -4,6 +4,11 @@
  *
  * A descriptor belongs to the memory context its GaFile was made in, which
  * closes it when it goes, after an error too.
+ *
+ * Large files are written past the page cache where the file system can do
+ * that: their bytes are read again by others, if at all, and what they would
+ * push out of memory is the database's (doc/performance.md has the numbers).
+ * Then everything that is written begins and ends at a block, also in memory.
  */
 #include "base/compat.h"
 
@@ -17,17 +22,30 @@
 #include "storage/fd.h"
 
 #define FILE_MODE 0600
-#define BUFFER_SIZE (256 * 1024)
+#define BUFFER_SIZE (1024 * 1024)
+#define SMALL_BUFFER_SIZE (64 * 1024)
 #define READ_SIZE (1024 * 1024)
+
+/* Files of less go through the page cache, of which they take little. */
+#define DIRECT_MIN (4 * 1024 * 1024)
+
+#ifdef O_DIRECT
+#define DIRECT_FLAG O_DIRECT
+#else
+#define DIRECT_FLAG 0
+#endif
 
 struct GaFile
 {
 	int			fd;
 	char	   *path;
-	uint64		size;			/* of the file, or written so far */
-	pg_cryptohash_ctx *sha;		/* while writing */
-	char	   *buffer;
+	uint64		size;			/* of the file, or appended so far */
+	bool		direct;			/* past the page cache */
+	pg_cryptohash_ctx *sha;		/* while appending */
+	char	   *buffer;			/* the end of what was appended, not yet on disk */
+	size_t		room;
 	size_t		buffered;
+	size_t		hashed;			/* bytes of the buffer that the SHA-256 has seen */
 	MemoryContextCallback release;
 };
 
@@ -65,29 +83,44 @@ file_adopt(GaFile *file, int fd)
 	ReserveExternalFD();
 }
 
+/* Opens a file to write, past the page cache when asked to and where that can be done. */
+static void
+open_to_write(GaFile *file, int flags, bool direct)
+{
+	const char *name;
+	int			parent = ga_path_open_parent(file->path, (flags & O_CREAT) != 0, &name);
+	int			fd = -1;
+	int			saved;
+
+	if (direct && DIRECT_FLAG != 0)
+		fd = openat(parent, name, flags | O_NOFOLLOW | O_CLOEXEC | DIRECT_FLAG, FILE_MODE);
+	file->direct = fd >= 0;
+	if (fd < 0)
+	{
+		/* A file system that refuses the flag may have made the file nevertheless. */
+		if (direct && errno == EINVAL)
+			flags &= ~O_EXCL;
+		fd = openat(parent, name, flags | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+	}
+	saved = errno;
+	close(parent);
+	errno = saved;
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not %s file \"%s\": %m", flags & O_CREAT ? "create" : "open", file->path)));
+	file_adopt(file, fd);
+}
+
 GaFile *
 ga_file_create(const char *path, uint64 nbytes)
 {
 	GaFile	   *file = file_new(path);
-	const char *name;
-	int			parent = ga_path_open_parent(path, true, &name);
-	int			fd = openat(parent, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
 
-	if (fd < 0)
-	{
-		int			saved = errno;
-
-		close(parent);
-		errno = saved;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", path)));
-	}
-	close(parent);
-	file_adopt(file, fd);
+	open_to_write(file, O_RDWR | O_CREAT | O_EXCL, nbytes >= DIRECT_MIN);
 	if (nbytes > 0)
 	{
-		int			status = posix_fallocate(fd, 0, nbytes);
+		int			status = posix_fallocate(file->fd, 0, nbytes);
 
 		if (status == ENOSPC || status == EFBIG || status == EDQUOT)
 		{
@@ -97,27 +130,53 @@ ga_file_create(const char *path, uint64 nbytes)
 					 errmsg("could not reserve " UINT64_FORMAT " bytes for file \"%s\": %m", nbytes, path)));
 		}
 	}
-	file->buffer = palloc(BUFFER_SIZE);
+	file->room = nbytes > 0 && nbytes < SMALL_BUFFER_SIZE ? SMALL_BUFFER_SIZE : BUFFER_SIZE;
+	file->buffer = (char *) TYPEALIGN(GA_FILE_BLOCK, palloc(file->room + GA_FILE_BLOCK));
 	file->sha = pg_cryptohash_create(PG_SHA256);
 	if (file->sha == NULL || pg_cryptohash_init(file->sha) < 0)
 		elog(ERROR, "could not initialize SHA-256");
 	return file;
 }
 
-/* Appends to the file, past the buffer. */
-static void
-file_append(GaFile *file, const char *data, size_t nbytes)
+GaFile *
+ga_file_join(const char *path, bool direct)
 {
-	if (pg_cryptohash_update(file->sha, (const uint8 *) data, nbytes) < 0)
-		elog(ERROR, "could not update SHA-256");
+	GaFile	   *file = file_new(path);
+
+	open_to_write(file, O_WRONLY, direct);
+	return file;
+}
+
+bool
+ga_file_is_direct(const GaFile *file)
+{
+	return file->direct;
+}
+
+/* True when a file system that took the flag refuses to write that way; then it is not asked again. */
+static bool
+gives_up_direct(GaFile *file)
+{
+	if (!file->direct || errno != EINVAL || fcntl(file->fd, F_SETFL, 0) < 0)
+		return false;
+	file->direct = false;
+	return true;
+}
+
+void
+ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes)
+{
+	uint64		begin = offset;
+	size_t		total = nbytes;
+
 	while (nbytes > 0)
 	{
 		ssize_t		written;
 
 		CHECK_FOR_INTERRUPTS();
 		errno = 0;
-		written = pwrite(file->fd, data, nbytes, file->size);
-		if (written < 0 && errno == EINTR)
+		written = pwrite(file->fd, data, nbytes, offset);
+		if (written < 0 && (errno == EINTR || gives_up_direct(file)))
 			continue;
 		if (written <= 0)
 		{
@@ -127,34 +186,127 @@ file_append(GaFile *file, const char *data, size_t nbytes)
 					(errcode_for_file_access(),
 					 errmsg("could not write file \"%s\": %m", file->path)));
 		}
+		/* What follows part of a block goes through the page cache. */
+		if (file->direct && written < nbytes && written % GA_FILE_BLOCK != 0 && fcntl(file->fd, F_SETFL, 0) == 0)
+			file->direct = false;
 		data += written;
 		nbytes -= written;
-		file->size += written;
+		offset += written;
 	}
+	/* Write-back starts now, so that the fsync at the end has little left to wait for. */
+	if (!file->direct && total >= GA_FILE_PIECE)
+		pg_flush_data(file->fd, begin, total);
+}
+
+static void
+hash_bytes(GaFile *file, const char *data, size_t nbytes)
+{
+	if (pg_cryptohash_update(file->sha, (const uint8 *) data, nbytes) < 0)
+		elog(ERROR, "could not update SHA-256");
+}
+
+static void
+hash_buffer(GaFile *file)
+{
+	hash_bytes(file, file->buffer + file->hashed, file->buffered - file->hashed);
+	file->hashed = file->buffered;
+}
+
+static void
+flush_buffer(GaFile *file)
+{
+	hash_buffer(file);
+	ga_file_put(file, file->size - file->buffered, file->buffer, file->buffered);
+	file->buffered = file->hashed = 0;
 }
 
 void
 ga_file_write(GaFile *file, const void *data, size_t nbytes)
 {
-	if (file->buffered + nbytes > BUFFER_SIZE)
+	const char *p = data;
+
+	while (nbytes > 0)
 	{
-		file_append(file, file->buffer, file->buffered);
-		file->buffered = 0;
+		size_t		take = Min(nbytes, file->room - file->buffered);
+
+		memcpy(file->buffer + file->buffered, p, take);
+		file->buffered += take;
+		file->size += take;
+		p += take;
+		nbytes -= take;
+		if (file->buffered == file->room)
+			flush_buffer(file);
 	}
-	if (nbytes >= BUFFER_SIZE)
-		file_append(file, data, nbytes);
-	else
+}
+
+bool
+ga_file_inner_blocks(uint64 offset, size_t nbytes, uint64 *begin, uint64 *end)
+{
+	*begin = TYPEALIGN64(GA_FILE_BLOCK, offset);
+	*end = (offset + nbytes) / GA_FILE_BLOCK * GA_FILE_BLOCK;
+	return *end >= *begin + GA_FILE_PIECE;
+}
+
+/* Appends bytes that the SHA-256 has seen. */
+static void
+append_hashed(GaFile *file, const char *data, size_t nbytes)
+{
+	hash_buffer(file);
+	while (nbytes > 0)
 	{
-		memcpy(file->buffer + file->buffered, data, nbytes);
-		file->buffered += nbytes;
+		size_t		take = Min(nbytes, file->room - file->buffered);
+
+		memcpy(file->buffer + file->buffered, data, take);
+		file->buffered += take;
+		file->hashed = file->buffered;
+		file->size += take;
+		data += take;
+		nbytes -= take;
+		if (file->buffered == file->room)
+			flush_buffer(file);
 	}
+}
+
+void
+ga_file_append_written(GaFile *file, const char *data, size_t nbytes)
+{
+	uint64		offset = file->size;
+	uint64		begin;
+	uint64		end;
+
+	if (!ga_file_inner_blocks(offset, nbytes, &begin, &end))
+	{
+		ga_file_write(file, data, nbytes);
+		return;
+	}
+	hash_buffer(file);
+	hash_bytes(file, data, nbytes);
+	append_hashed(file, data, begin - offset);
+	flush_buffer(file);
+	file->size = end;
+	append_hashed(file, data + (end - offset), offset + nbytes - end);
 }
 
 uint64
 ga_file_finish(GaFile *file, uint8 sha256[GA_SHA256_LEN])
 {
-	file_append(file, file->buffer, file->buffered);
-	file->buffered = 0;
+	size_t		rest = file->buffered % GA_FILE_BLOCK;
+	uint64		size = file->size;
+
+	hash_buffer(file);
+	if (file->direct && rest > 0)
+	{
+		/* A whole block is written, and what is too much of it cut off. */
+		memset(file->buffer + file->buffered, 0, GA_FILE_BLOCK - rest);
+		file->buffered = file->hashed += GA_FILE_BLOCK - rest;
+		file->size += GA_FILE_BLOCK - rest;
+	}
+	flush_buffer(file);
+	if (file->size != size && ftruncate(file->fd, size) < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not truncate file \"%s\": %m", file->path)));
+	file->size = size;
 	if (pg_cryptohash_final(file->sha, sha256, GA_SHA256_LEN) < 0)
 		elog(ERROR, "could not finish SHA-256");
 	pg_cryptohash_free(file->sha);
@@ -164,7 +316,7 @@ ga_file_finish(GaFile *file, uint8 sha256[GA_SHA256_LEN])
 				(errcode_for_file_access(),
 				 errmsg("could not fsync file \"%s\": %m", file->path)));
 	ga_file_close(file);
-	return file->size;
+	return size;
 }
 
 GaFile *

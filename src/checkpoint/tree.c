@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "base/guc.h"
 #include "catalog/pg_authid.h"
@@ -43,6 +44,9 @@ typedef struct TempDir
 } TempDir;
 
 static TempDir *temp_dirs = NULL;
+
+/* In a parallel worker, a file in a private folder of the leader. */
+static const char *joined_path = NULL;
 
 /* ---- rights and paths ---- */
 
@@ -93,7 +97,14 @@ is_own_temp(const char *path)
 		if (strncmp(path, dir->path, len) == 0 && (path[len] == '\0' || path[len] == '/'))
 			return true;
 	}
-	return false;
+	return joined_path != NULL && strcmp(path, joined_path) == 0;
+}
+
+void
+ga_temp_join(const char *path)
+{
+	Assert(IsParallelWorker());
+	joined_path = MemoryContextStrdup(TopMemoryContext, path);
 }
 
 static void

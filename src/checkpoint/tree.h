@@ -51,6 +51,9 @@ extern void ga_close_keeping_errno(int fd);
 extern char *ga_temp_create(const char *parent);
 extern void ga_temp_remove(const char *path);
 
+/* In a parallel worker: path is a file in a private folder of the leader, which this process may use. */
+extern void ga_temp_join(const char *path);
+
 /* Syncs a private folder; lets it go on under another name. */
 extern void ga_temp_sync(const char *path);
 extern void ga_temp_release(const char *path);
@@ -65,6 +68,22 @@ typedef struct GaFile GaFile;
  */
 extern GaFile *ga_file_create(const char *path, uint64 nbytes);
 extern void ga_file_write(GaFile *file, const void *data, size_t nbytes);
+
+/*
+ * Several processes may write one file: its maker appends, in order, and computes the SHA-256; others put whole blocks
+ * where they belong, from memory that is aligned as they are. Of a piece of the file, ga_file_inner_blocks() gives the
+ * blocks that whoever has the piece puts there, or false when they are too few to be worth it; the maker then
+ * appends the whole piece with ga_file_append_written(), which writes the rest.
+ */
+#define GA_FILE_BLOCK 4096
+#define GA_FILE_PIECE (128 * 1024)
+
+/* Opens a file that another process has made (direct: as ga_file_is_direct() said there), to put blocks into it. */
+extern GaFile *ga_file_join(const char *path, bool direct);
+extern bool ga_file_is_direct(const GaFile *file);
+extern void ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes);
+extern bool ga_file_inner_blocks(uint64 offset, size_t nbytes, uint64 *begin, uint64 *end);
+extern void ga_file_append_written(GaFile *file, const char *data, size_t nbytes);
 
 /* Flushes, syncs and closes; gives the SHA-256 of what was written. Returns the size. */
 extern uint64 ga_file_finish(GaFile *file, uint8 sha256[GA_SHA256_LEN]);
