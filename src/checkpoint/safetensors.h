@@ -1,49 +1,17 @@
 /*
  * safetensors.h
- *		Headers of safetensors files: a strict parser and a builder. Both work on
- *		memory and know nothing of files.
- *
- * A file is: header length N (8 bytes, little-endian), N bytes of JSON, data.
- * Offsets count from the start of the data.
+ *		Headers of safetensors files: the parser of st_header.h for the server, and
+ *		a builder. Both work on memory and know nothing of files; names are in the
+ *		server's encoding.
  */
 #ifndef GA_SAFETENSORS_H
 #define GA_SAFETENSORS_H
 
 #include "base/compat.h"
+#include "checkpoint/st_header.h"
 #include "lib/stringinfo.h"
-#include "math/dtype.h"
 
-#define GA_ST_PREFIX 8
-#define GA_ST_MAX_HEADER 100000000
 #define GA_ST_ALIGN 4096
-
-typedef struct GaStTensor
-{
-	char	   *name;			/* in the server's encoding */
-	int			dtype;
-	int			ndim;
-	int64		dims[GA_MAX_RANK];
-	uint64		begin;
-	uint64		nbytes;
-	int			source;			/* the builder's caller may number its tensors; they get sorted */
-} GaStTensor;
-
-/* A key and value of __metadata__, in the server's encoding. */
-typedef struct GaStPair
-{
-	char	   *key;
-	char	   *value;
-} GaStPair;
-
-typedef struct GaStHeader
-{
-	MemoryContext context;		/* holds this and all it points to */
-	int			ntensors;
-	GaStTensor *tensors;		/* in the order of their data */
-	int			npairs;
-	GaStPair   *pairs;			/* in the order of the file */
-	uint64		data_bytes;
-} GaStHeader;
 
 /*
  * Length N of the header from the first 8 bytes of a file of file_bytes. ERROR

@@ -82,6 +82,7 @@ system_packages() {
 	venv_is_ready || need python3-venv python3 -c 'import ensurepip, venv'
 	need libc6-dev has_header stdlib.h
 	need libzstd-dev has_header zstd.h
+	[ -z "${GA_TEST_LONG:-}" ] || need clang command -v clang
 
 	if [ -z "$config" ] || [ -n "$(ga_debian_major "$config" || true)" ]; then
 		if command -v apt-get >/dev/null; then major=$(choose_major); fi

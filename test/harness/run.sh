@@ -78,7 +78,7 @@ suite_unit() {
 	find_files unit "$GA_ROOT/test/unit" -name '*.c' || return 0
 	# shellcheck disable=SC2317
 	unit_check() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$1" "PG_CONFIG=$GA_PG_CONFIG" WERROR=1 check; }
-	run_tap_files unit "$GA_ROOT/test/unit" -- unit_check
+	run_tap_files unit "$GA_ROOT/test/unit" "$GA_ROOT/test/fuzz" -- unit_check
 }
 
 # The device process without PostgreSQL: an emulated device, or the program that GA_DEVICE_PROGRAM names.
