@@ -18,10 +18,3 @@ CREATE FUNCTION gpuagent_store.progress_records() RETURNS TABLE (pid bigint, job
     items_done bigint, items_total bigint, bytes_done bigint, bytes_total bigint, bytes_per_s bigint, started_at timestamptz, eta timestamptz)
     AS 'MODULE_PATHNAME', 'ga_progress_records' LANGUAGE C STABLE PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION gpuagent_store.progress_records() IS 'what processes in this database are doing; no rows without preloading';
-
-CREATE VIEW gpuagent.stat_progress AS
-    SELECT p.pid, p.job, p.command, p.object, p.phase, p.items_done, p.items_total, p.bytes_done, p.bytes_total, p.bytes_per_s,
-        p.started_at, p.eta
-    FROM gpuagent_store.progress_records() p;
-COMMENT ON VIEW gpuagent.stat_progress IS
-    'long work of this database as it runs: counters are those of the phase, totals NULL when unknown, eta by the phase''s rate so far';

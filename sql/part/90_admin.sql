@@ -74,12 +74,12 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
             delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
             autosync,write_export,read_export,is_exported,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
-            temp_publish,path_rename,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
+            temp_publish,path_rename,cancel_any_job,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,tensor_problem,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
-            file_size,file_sha256,safetensors_header,last_query,
+            file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,
             device_service,device_slots}'::text[]) THEN 'read'
         ELSE 'write'
     END
@@ -121,6 +121,9 @@ BEGIN
     FOR t IN
         SELECT c.oid::regclass AS name, c.relkind, CASE
             WHEN c.relkind = 'S' THEN CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END
+            -- Written by queue_job() and the workers alone; what jobs are given and leave is for administrators.
+            WHEN n.nspname = 'gpuagent_store' AND c.relname = 'job' THEN CASE level WHEN 'admin' THEN 'SELECT'
+                ELSE 'SELECT (job, kind, object, role, state, attempts, created_at, started_at, finished_at)' END
             WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'chunk_delta', 'node', 'tensor', 'setup_step'))
                 THEN 'SELECT'
             WHEN level = 'admin' THEN 'SELECT, INSERT, UPDATE, DELETE'

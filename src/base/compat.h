@@ -97,9 +97,12 @@
 /* 16 made one function of the checks of object rights. */
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_namespace_d.h"
+#include "catalog/pg_proc_d.h"
 #define ga_namespace_aclcheck(schema, role, mode) object_aclcheck(NamespaceRelationId, (schema), (role), (mode))
+#define ga_function_aclcheck(function, role, mode) object_aclcheck(ProcedureRelationId, (function), (role), (mode))
 #else
 #define ga_namespace_aclcheck(schema, role, mode) pg_namespace_aclcheck((schema), (role), (mode))
+#define ga_function_aclcheck(function, role, mode) pg_proc_aclcheck((function), (role), (mode))
 #endif
 
 /* The number of this process's transaction; 17 moved it. */

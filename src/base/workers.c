@@ -42,6 +42,8 @@ typedef struct WorkerSlot
 	bool		hurry;
 	bool		look_again;
 	GaFinding	finding;
+	int64		job;			/* that it runs; 0: none */
+	bool		cancel;			/* that job */
 } WorkerSlot;
 
 typedef struct WorkerTable
@@ -53,6 +55,10 @@ typedef struct WorkerTable
 	bool		rescan;
 	int			nnotices;
 	Oid			notices[NOTICES];
+	ConditionVariable job_ended;
+	bool		all_queued;		/* jobs in more databases than remembered */
+	int			nqueued;
+	Oid			queued[NOTICES];
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];	/* then Oid held[ga_process_slots()] */
 } WorkerTable;
@@ -64,11 +70,17 @@ static bool release_at_exit = false;
 
 #define table_lock (&locks[0].lock)
 
-/* One slot is the probe's: databases are looked at one after the other. */
+/* The first slot is the probe's (databases are looked at one after the other), then those of maintenance, then jobs. */
+static int
+first_slot(GaWorkerKind kind)
+{
+	return kind == GA_WORKER_PROBE ? 0 : kind == GA_WORKER_MAINTENANCE ? 1 : ga_max_databases + 1;
+}
+
 static int
 slot_count(void)
 {
-	return ga_max_databases + 1;
+	return first_slot(GA_WORKER_JOB) + ga_max_jobs;
 }
 
 static Size
@@ -103,6 +115,7 @@ init_table(void *area)
 
 	new_table->nslots = slot_count();
 	ConditionVariableInit(&new_table->ended);
+	ConditionVariableInit(&new_table->job_ended);
 }
 
 void
@@ -150,7 +163,7 @@ ga_workers_launch(void)
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
 	table->launcher = MyProc;
 	table->nnotices = 0;
-	table->all = table->rescan = true;
+	table->all = table->rescan = table->all_queued = true;
 	table->shortage = 0;
 	for (int i = 0; i < table->nslots; i++)
 		if (table->slots[i].state == SLOT_RESERVED)
@@ -165,8 +178,8 @@ int
 ga_worker_reserve(GaWorkerKind kind, Oid database, bool *was_held)
 {
 	int			found = -1;
-	int			first = kind == GA_WORKER_PROBE ? 0 : 1;
-	int			end = kind == GA_WORKER_PROBE ? 1 : table->nslots;
+	int			first = first_slot(kind);
+	int			end = kind == GA_WORKER_JOB ? table->nslots : first_slot(kind + 1);
 
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
 	*was_held = is_held(database);
@@ -269,6 +282,20 @@ ga_workers_report(int shortage)
 	LWLockRelease(table_lock);
 }
 
+Oid
+ga_workers_queued(bool *all)
+{
+	Oid			result = InvalidOid;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	*all = table->all_queued;
+	table->all_queued = false;
+	if (table->nqueued > 0)
+		result = table->queued[--table->nqueued];
+	LWLockRelease(table_lock);
+	return result;
+}
+
 /* ---- the workers ---- */
 
 /*
@@ -282,6 +309,7 @@ worker_exit(int code, Datum arg)
 	table->slots[my_slot].state = SLOT_ENDED;
 	table->slots[my_slot].pid = 0;
 	table->slots[my_slot].proc = NULL;
+	table->slots[my_slot].job = 0;
 	wake_launcher();
 	LWLockRelease(table_lock);
 	ConditionVariableBroadcast(&table->ended);
@@ -335,6 +363,34 @@ bool
 ga_worker_hurry(void)
 {
 	return table->slots[my_slot].hurry;
+}
+
+void
+ga_worker_set_job(int64 job)
+{
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	table->slots[my_slot].job = job;
+	table->slots[my_slot].cancel = false;
+	LWLockRelease(table_lock);
+}
+
+bool
+ga_worker_job_cancelled(void)
+{
+	return table->slots[my_slot].cancel;
+}
+
+int
+ga_workers_jobs(Oid database, int64 *jobs, int max)
+{
+	int			n = 0;
+
+	LWLockAcquire(table_lock, LW_SHARED);
+	for (int i = first_slot(GA_WORKER_JOB); i < table->nslots && n < max; i++)
+		if (table->slots[i].state == SLOT_RUNNING && table->slots[i].job != 0 && table->slots[i].database == database)
+			jobs[n++] = table->slots[i].job;
+	LWLockRelease(table_lock);
+	return n;
 }
 
 /* ---- backends ---- */
@@ -438,6 +494,85 @@ ga_workers_wake(Oid database)
 			SetLatch(&slot->proc->procLatch);
 	}
 	LWLockRelease(table_lock);
+}
+
+void
+ga_workers_queue(Oid database)
+{
+	bool		known = false;
+
+	if (table == NULL)
+		return;
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < table->nqueued; i++)
+		known |= table->queued[i] == database;
+	if (!known && table->nqueued < NOTICES)
+		table->queued[table->nqueued++] = database;
+	else if (!known)
+		table->all_queued = true;
+	wake_launcher();
+	LWLockRelease(table_lock);
+}
+
+bool
+ga_workers_cancel_job(Oid database, int64 job)
+{
+	bool		found = false;
+
+	if (table == NULL)
+		return false;
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	for (int i = first_slot(GA_WORKER_JOB); i < table->nslots && !found; i++)
+	{
+		WorkerSlot *slot = &table->slots[i];
+
+		found = slot->state == SLOT_RUNNING && slot->database == database && slot->job == job;
+		if (found)
+		{
+			slot->cancel = true;
+			kill(slot->pid, SIGINT);
+		}
+	}
+	LWLockRelease(table_lock);
+	return found;
+}
+
+void
+ga_jobs_prepare_wait(void)
+{
+	if (table != NULL)
+		ConditionVariablePrepareToSleep(&table->job_ended);
+}
+
+void
+ga_jobs_wait(long milliseconds)
+{
+	static uint32 wait_event = 0;
+
+	if (wait_event == 0)
+		wait_event = ga_wait_event("GpuAgentJob");
+	if (table != NULL)
+		(void) ConditionVariableTimedSleep(&table->job_ended, milliseconds, wait_event);
+	else
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, wait_event);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+void
+ga_jobs_cancel_wait(void)
+{
+	if (table != NULL)
+		ConditionVariableCancelSleep();
+}
+
+void
+ga_jobs_ended(void)
+{
+	if (table != NULL)
+		ConditionVariableBroadcast(&table->job_ended);
 }
 
 void

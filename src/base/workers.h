@@ -21,7 +21,8 @@
 typedef enum GaWorkerKind
 {
 	GA_WORKER_PROBE,			/* looks whether the database has the extension */
-	GA_WORKER_MAINTENANCE
+	GA_WORKER_MAINTENANCE,
+	GA_WORKER_JOB				/* runs jobs until none is queued */
 } GaWorkerKind;
 
 /* What a probe found, or why a maintenance worker went. */
@@ -64,6 +65,9 @@ extern bool ga_worker_harvest(int slot, bool gone, GaFinding *finding);
 extern bool ga_worker_slot(int slot, GaWorkerKind *kind, Oid *database);
 extern int	ga_worker_slots(void);
 
+/* Takes a database where jobs may be queued; InvalidOid when there is none; *all: look into each. */
+extern Oid	ga_workers_queued(bool *all);
+
 /* Tells the process of a slot to go. */
 extern void ga_worker_stop(int slot);
 
@@ -87,6 +91,18 @@ extern bool ga_worker_look_again(void);
 /* True when somebody wants the database for itself: go at once. */
 extern bool ga_worker_hurry(void);
 
+/*
+ * The job that the caller, a worker, is about to run; 0: none. Set before it is
+ * committed that the job runs, and reset after it is committed that it does not.
+ */
+extern void ga_worker_set_job(int64 job);
+
+/* Whether ga_workers_cancel_job() named the caller's job. */
+extern bool ga_worker_job_cancelled(void);
+
+/* Jobs of a database that workers run; at most max of them. */
+extern int	ga_workers_jobs(Oid database, int64 *jobs, int max);
+
 /* ---- backends; no-ops without preloading ---- */
 
 /*
@@ -106,6 +122,21 @@ extern void ga_workers_notice(Oid database);
  * there is something to do that was not there before, as a region with autosync.
  */
 extern void ga_workers_wake(Oid database);
+
+/* Jobs were queued, and that is committed: one more worker looks for them, if there may be one. */
+extern void ga_workers_queue(Oid database);
+
+/* Interrupts the worker that runs a job; false when none does. */
+extern bool ga_workers_cancel_job(Oid database, int64 job);
+
+/*
+ * Waiting for the end of jobs: prepare, look at the job, sleep, look again, ..., cancel.
+ * Interruptible; who has ended a job and committed that says so.
+ */
+extern void ga_jobs_prepare_wait(void);
+extern void ga_jobs_wait(long milliseconds);
+extern void ga_jobs_cancel_wait(void);
+extern void ga_jobs_ended(void);
 
 /* For check_setup(): does the launcher run, does this database have a worker, what is short. */
 extern void ga_workers_state(Oid database, bool *launcher, bool *served, int *shortage);

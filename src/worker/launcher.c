@@ -39,6 +39,9 @@
 #define LOOK_STANDBY_MS 300000
 #define LOOK_PRIMARY_MS 3600000
 
+/* Jobs are looked for without anybody's notice after: some were committed by COMMIT PREPARED, and old ones are removed. */
+#define LOOK_JOBS_MS 300000
+
 /* A worker that ran this long does not count as failing. */
 #define GOOD_RUN_MS 60000
 
@@ -54,6 +57,9 @@ typedef struct Known
 	int			delay;			/* ms after the last failure; 0: none */
 	int			slot;			/* of its worker; -1: none */
 	TimestampTz started;
+	TimestampTz jobs_due;		/* next look for jobs; DT_NOEND: when one is queued */
+	int			jobs_delay;		/* ms after the last failure; 0: none */
+	bool		jobs_waiting;	/* no process was free */
 } Known;
 
 static HTAB *known = NULL;
@@ -80,6 +86,14 @@ back_off(Known *db)
 {
 	db->delay = Min(Max(db->delay * 2, 1000), LONGEST_DELAY_MS);
 	due_after(db, db->delay);
+}
+
+/* A worker looks for jobs, unless one that failed is to be given a pause. */
+static void
+jobs_soon(Known *db)
+{
+	if (db->jobs_delay == 0)
+		db->jobs_due = 0;
 }
 
 static void
@@ -155,6 +169,8 @@ adopt(void)
 			probe_slot = slot;
 			probed = database;
 		}
+		else if (kind == GA_WORKER_JOB)
+			continue;
 		else if ((db = lookup(database)) != NULL)
 		{
 			db->state = GA_FOUND_EXTENSION;
@@ -188,8 +204,12 @@ log_shortage(GaShortage shortage, const Known *db)
 static bool
 start_process(int slot, GaWorkerKind kind)
 {
+	static const char *const names[][2] = {
+		[GA_WORKER_PROBE] = {"gpuagent probe", "ga_probe_main"},
+		[GA_WORKER_MAINTENANCE] = {"gpuagent maintenance", "ga_maintenance_main"},
+		[GA_WORKER_JOB] = {"gpuagent job", "ga_job_main"},
+	};
 	BackgroundWorker worker = {0};
-	bool		probe = kind == GA_WORKER_PROBE;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
@@ -197,9 +217,9 @@ start_process(int slot, GaWorkerKind kind)
 	worker.bgw_main_arg = ga_worker_argument(slot);
 	worker.bgw_notify_pid = MyProcPid;
 	strlcpy(worker.bgw_library_name, "gpuagent", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, probe ? "ga_probe_main" : "ga_maintenance_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, probe ? "gpuagent probe" : "gpuagent maintenance", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, probe ? "gpuagent probe" : "gpuagent maintenance", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, names[kind][1], BGW_MAXLEN);
+	strlcpy(worker.bgw_name, names[kind][0], BGW_MAXLEN);
+	strlcpy(worker.bgw_type, names[kind][0], BGW_MAXLEN);
 	return RegisterDynamicBackgroundWorker(&worker, &handles[slot]);
 }
 
@@ -243,6 +263,30 @@ is_over(int slot, GaFinding *finding)
 	return true;
 }
 
+/*
+ * One more worker for jobs. Without a slot the database waits for the end of
+ * another worker, or until it is let go: either wakes the launcher.
+ */
+static void
+start_job_worker(Known *db)
+{
+	bool		held;
+	int			slot = ga_worker_reserve(GA_WORKER_JOB, db->database, &held);
+	GaFinding	finding;
+
+	if (slot < 0)
+		return;
+	db->jobs_waiting = !start_process(slot, GA_WORKER_JOB);
+	if (!db->jobs_waiting)
+	{
+		db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_JOBS_MS);
+		return;
+	}
+	(void) ga_worker_harvest(slot, true, &finding);
+	log_shortage(GA_SHORT_PROCESSES, db);
+	db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ga_launcher_interval * 1000);
+}
+
 /* What is known of a database now holds until somebody notices a change. */
 static void
 settle(Known *db, GaFinding finding)
@@ -252,7 +296,10 @@ settle(Known *db, GaFinding finding)
 	if (db->noticed)
 		probe_soon(db);
 	else if (finding == GA_FOUND_EXTENSION)
+	{
 		db->due = 0;
+		jobs_soon(db);
+	}
 	else						/* nobody notices what is replayed on a standby, nor COMMIT PREPARED */
 		due_after(db, standby ? LOOK_STANDBY_MS : LOOK_PRIMARY_MS);
 }
@@ -302,6 +349,64 @@ settle_worker(Known *db)
 	return true;
 }
 
+/* Workers of jobs that have ended, and those of databases that are not served any more. */
+static void
+settle_job_workers(void)
+{
+	for (int slot = 0; slot < ga_worker_slots(); slot++)
+	{
+		GaWorkerKind kind;
+		GaFinding	finding;
+		Oid			database;
+		Known	   *db;
+
+		if (!ga_worker_slot(slot, &kind, &database) || kind != GA_WORKER_JOB)
+			continue;
+		db = lookup(database);
+		if (!is_over(slot, &finding))
+		{
+			if (db == NULL || !db->listed)
+				ga_worker_stop(slot);
+			continue;
+		}
+		if (db == NULL)
+			continue;
+		if (finding == GA_FOUND_NOTHING)	/* it failed */
+		{
+			db->jobs_delay = Min(Max(db->jobs_delay * 2, 1000), LONGEST_DELAY_MS);
+			db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), db->jobs_delay);
+			continue;
+		}
+		db->jobs_delay = 0;
+		if (finding == GA_FOUND_STOP)
+			jobs_soon(db);
+	}
+}
+
+static void
+take_queued(void)
+{
+	bool		all = true;
+	Oid			database;
+	HASH_SEQ_STATUS each;
+	Known	   *db;
+
+	for (;;)
+	{
+		database = ga_workers_queued(&all);
+		if (all)
+		{
+			hash_seq_init(&each, known);
+			while ((db = hash_seq_search(&each)) != NULL)
+				jobs_soon(db);
+		}
+		if (!OidIsValid(database))
+			break;
+		if ((db = lookup(database)) != NULL)
+			jobs_soon(db);
+	}
+}
+
 /* What sessions noticed. */
 static bool
 take_notices(void)
@@ -346,6 +451,12 @@ wants_probe(const Known *db)
 	return db->listed && db->slot < 0 && db->state != GA_FOUND_EXTENSION;
 }
 
+static bool
+wants_job_worker(const Known *db)
+{
+	return ga_max_jobs > 0 && !standby && db->listed && db->state == GA_FOUND_EXTENSION;
+}
+
 /* Starts what is due and gives the time of what is due next. */
 static TimestampTz
 start_due(void)
@@ -369,7 +480,11 @@ start_due(void)
 			probe_slot = start(db, GA_WORKER_PROBE);
 			probed = db->database;
 		}
-		without += wants_worker(db) || (wants_probe(db) && db->waiting);
+		if (wants_job_worker(db) && db->jobs_due <= now)
+			start_job_worker(db);
+		if (wants_job_worker(db) && db->jobs_due > now)
+			next = Min(next, db->jobs_due);
+		without += db->jobs_waiting || wants_worker(db) || (wants_probe(db) && db->waiting);
 		if (wants_worker(db) || (wants_probe(db) && probe_slot < 0))
 			next = Min(next, db->due);
 	}
@@ -388,6 +503,8 @@ work(void)
 	bool		ended = false;
 
 	settle_probe();
+	take_queued();
+	settle_job_workers();
 	hash_seq_init(&each, known);
 	while ((db = hash_seq_search(&each)) != NULL)
 	{
@@ -418,8 +535,11 @@ note_promotion(void)
 	standby = false;
 	hash_seq_init(&each, known);
 	while ((db = hash_seq_search(&each)) != NULL)
+	{
+		jobs_soon(db);
 		if (db->slot < 0)
 			probe_soon(db);
+	}
 }
 
 static void

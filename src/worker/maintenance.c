@@ -103,14 +103,9 @@ function_exists(const char *name)
 static void
 call(const char *query, Oid owner)
 {
-	Oid			user;
-	int			context;
-	int			nest;
+	GaRoleScope scope = ga_worker_enter_role(owner);
 	int			result;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_RESTRICTED_OPERATION);
-	nest = NewGUCNestLevel();
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	result = SPI_execute(query, false, 0);
@@ -118,8 +113,7 @@ call(const char *query, Oid owner)
 		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
 	PopActiveSnapshot();
 	SPI_finish();
-	AtEOXact_GUC(false, nest);
-	SetUserIdAndSecContext(user, context);
+	ga_worker_leave_role(scope);
 }
 
 static void
@@ -241,28 +235,6 @@ look_again(void)
 	proc_exit(0);
 }
 
-/* Nothing that a database or role sets for its sessions makes tasks fail or see other objects. */
-static void
-override_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"transaction_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_deferrable", "off"},
-		{"session_replication_role", "origin"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		if (GetConfigOption(settings[i][0], true, false))
-			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("application_name", "gpuagent maintenance", PGC_USERSET, PGC_S_SESSION);
-}
-
 static void
 prepare(Datum argument)
 {
@@ -275,7 +247,7 @@ prepare(Datum argument)
 		proc_exit(0);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	override_settings();
+	ga_worker_override_settings("gpuagent maintenance");
 	for (int i = 0; i < ga_ntasks; i++)
 		set_due(i, false);
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "gpuagent maintenance", ALLOCSET_DEFAULT_SIZES));

@@ -1,7 +1,7 @@
 /*
  * worker.h
  *		Background workers: the launcher, which knows which databases have the
- *		extension, and one maintenance worker in each of those.
+ *		extension, one maintenance worker in each of those, and workers that run jobs.
  */
 #ifndef GA_WORKER_H
 #define GA_WORKER_H
@@ -17,9 +17,28 @@ extern void ga_watch_install(void);
 extern PGDLLEXPORT void ga_launcher_main(Datum argument);
 extern PGDLLEXPORT void ga_probe_main(Datum argument);
 extern PGDLLEXPORT void ga_maintenance_main(Datum argument);
+extern PGDLLEXPORT void ga_job_main(Datum argument);
 
 /* Whether this database has the extension; in a transaction. */
 extern GaFinding ga_extension_state(void);
+
+/* Nothing that a database or role sets for its sessions makes work fail or see other objects; after connecting. */
+extern void ga_worker_override_settings(const char *application_name);
+
+/*
+ * From here on the caller works as that role, restricted as a REFRESH of a
+ * materialized view is, and what is set is reset by leaving. An error leaves it to
+ * the end of the transaction.
+ */
+typedef struct GaRoleScope
+{
+	Oid			user;
+	int			context;
+	int			nest;
+} GaRoleScope;
+
+extern GaRoleScope ga_worker_enter_role(Oid role);
+extern void ga_worker_leave_role(GaRoleScope before);
 
 /* ---- maintenance tasks ---- */
 
