@@ -2,10 +2,9 @@
  * job_sql.c
  *		What sessions do about jobs: queue, cancel, wait.
  *
- * Rows are written as the owner of the table, restricted, so that no role needs
- * a right to write there and what the owner hangs on the table gains nothing.
- * They are read under the latest snapshot, so that a caller's long transaction
- * sees what became of a job.
+ * Rows are read and written as the owner of the table, restricted, so that no role
+ * needs a right there and what the owner hangs on the table gains nothing; and under
+ * the latest snapshot, so that a caller's long transaction sees what became of a job.
  */
 #include "base/compat.h"
 
@@ -92,7 +91,7 @@ require_workers(void)
 
 /* One statement as the owner of the table, under the latest snapshot; how many rows, in SPI_tuptable. */
 static uint64
-execute_as_owner(const char *sql, int n, Oid *types, Datum *values, const char *nulls)
+execute_as_owner(const char *sql, int n, Oid *types, Datum *values, const char *nulls, bool read_only)
 {
 	SPIPlanPtr	plan = SPI_prepare(sql, n, types);
 	GaRoleScope scope = ga_worker_enter_role(ga_job_table_owner());
@@ -100,7 +99,7 @@ execute_as_owner(const char *sql, int n, Oid *types, Datum *values, const char *
 
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	result = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
+	result = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot, read_only, true, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(result));
 	ga_worker_leave_role(scope);
@@ -135,7 +134,7 @@ next_job(void)
 {
 	bool		isnull;
 
-	if (execute_as_owner("SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('gpuagent_store.job', 'job'))", 0, NULL, NULL, NULL) != 1)
+	if (execute_as_owner("SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('gpuagent_store.job', 'job'))", 0, NULL, NULL, NULL, false) != 1)
 		elog(ERROR, "no number for a job");
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -173,7 +172,7 @@ ga_queue_job(PG_FUNCTION_ARGS)
 	values[5] = PointerGetDatum(ga_job_sign(&job));
 	if (execute_as_owner("INSERT INTO gpuagent_store.job (job, kind, object, arguments, role, signature)"
 						 " OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6)",
-						 lengthof(types), types, values, job.object ? NULL : "  n   ") != 1)
+						 lengthof(types), types, values, job.object ? NULL : "  n   ", false) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the job was not stored"),
@@ -197,18 +196,12 @@ look(int64 job, MemoryContext context)
 	static const char sql[] = "SELECT j.state, j.role, j.xmin FROM gpuagent_store.job j WHERE j.job = $1";
 	Oid			types[] = {INT8OID};
 	Datum		value = Int64GetDatum(job);
-	SPIPlanPtr	plan;
 	JobState	result;
 	HeapTuple	tuple;
 	bool		isnull;
 
 	SPI_connect();
-	plan = SPI_prepare(sql, lengthof(types), types);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	if (SPI_execute_snapshot(plan, &value, NULL, GetLatestSnapshot(), InvalidSnapshot, true, false, 1) < 0)
-		elog(ERROR, "SPI_execute_snapshot failed");
-	if (SPI_processed == 0)
+	if (execute_as_owner(sql, lengthof(types), types, &value, NULL, true) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job %lld does not exist", (long long) job),
@@ -252,7 +245,7 @@ cancel_row(int64 job)
 	SPI_connect();
 	found = execute_as_owner("UPDATE gpuagent_store.job SET state = 'cancelled', finished_at = pg_catalog.clock_timestamp(), carry = NULL"
 							 " WHERE job = $1 AND state IN ('queued', 'running') RETURNING " GA_JOB_PAYLOAD,
-							 lengthof(types), types, &value, NULL) > 0;
+							 lengthof(types), types, &value, NULL, false) > 0;
 	if (found)
 		Async_Notify("gpuagent_job", SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
 	SPI_finish();
