@@ -83,13 +83,18 @@ BEGIN
             USING ERRCODE = '2BP01', DETAIL = format('Aliases: %s.', aliases),
                 HINT = 'Move them, or remove them with gpuagent.set_checkpoint_alias(alias, NULL).';
     END IF;
+    IF NOT pg_try_advisory_xact_lock(gpuagent_store.export_key(checkpoint)) THEN
+        RAISE EXCEPTION 'checkpoint % is being exported', checkpoint
+            USING ERRCODE = 'object_in_use', HINT = 'Try again when the export has ended, or cancel it.';
+    END IF;
     PERFORM gpuagent_store.remove_contents(ARRAY[checkpoint], false);
+    PERFORM gpuagent_store.discard_export(checkpoint);
     DELETE FROM gpuagent.checkpoint k WHERE k.id = checkpoint;
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.delete_checkpoint(bigint) IS
-    'removes a checkpoint and the contents that no other one has; exported files stay; false when absent; 2BP01 while an alias names it';
+    'removes a checkpoint and the contents that no other one has; its exported folder goes after gpuagent.discard_grace; false when absent; 2BP01 while an alias names it, 55006 while it is exported';
 
 CREATE FUNCTION gpuagent_store.retention(keep_last bigint, keep_daily bigint, min_age interval, keep_rest boolean)
 RETURNS TABLE (checkpoint bigint, label text, reason text, fixed boolean)
@@ -143,6 +148,7 @@ DECLARE
     removed bigint[];
     candidates bigint[];
     over bigint[] := '{}';
+    busy bigint[];
     freed jsonb;
     stored bigint;
     few int := 0;
@@ -166,6 +172,10 @@ BEGIN
         INTO removed, candidates
         FROM gpuagent_store.retention(keep_last, keep_daily, min_age,
             keep_last IS NULL AND keep_daily IS NULL AND min_age IS NULL) r;
+    -- Nobody waits for an export, and none loses its checkpoint: what is being exported stays for this time.
+    busy := ARRAY(SELECT x FROM unnest(removed || candidates) x WHERE NOT pg_try_advisory_xact_lock(gpuagent_store.export_key(x)));
+    removed := ARRAY(SELECT x FROM unnest(removed) x WHERE x <> ALL (busy));
+    candidates := ARRAY(SELECT x FROM unnest(candidates) x WHERE x <> ALL (busy) ORDER BY 1);
     IF max_bytes IS NOT NULL THEN
         -- The fewest of the oldest without which the rest fits.
         stored := gpuagent_store.stored_bytes();
@@ -187,12 +197,13 @@ BEGIN
             WHERE r.checkpoint IS NOT NULL GROUP BY 1) f;
     RETURN QUERY
         SELECT r.checkpoint, r.label, CASE WHEN r.checkpoint = ANY (removed) THEN 'remove' ELSE 'keep' END,
-            CASE WHEN r.checkpoint = ANY (over) THEN 'over max_bytes' ELSE coalesce(r.reason, 'no rule keeps it') END,
+            CASE WHEN r.checkpoint = ANY (over) THEN 'over max_bytes' WHEN r.checkpoint = ANY (busy) AND r.reason IS NULL THEN 'being exported' ELSE coalesce(r.reason, 'no rule keeps it') END,
             coalesce((freed ->> r.checkpoint::text)::bigint, 0)
         FROM gpuagent_store.retention(keep_last, keep_daily, min_age,
             keep_last IS NULL AND keep_daily IS NULL AND min_age IS NULL) r
         ORDER BY r.checkpoint DESC;
     IF NOT dry_run THEN
+        PERFORM gpuagent_store.discard_export(r) FROM unnest(removed) r;
         DELETE FROM gpuagent.checkpoint k WHERE k.id = ANY (removed);
     END IF;
 END

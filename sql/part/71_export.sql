@@ -366,41 +366,40 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
 $$;
 COMMENT ON FUNCTION gpuagent_store.export_folder(bigint, uuid) IS 'folder of a checkpoint''s export';
 
--- Makes way for a new export: true when a whole one of this checkpoint is there; what is not whole is put aside.
-CREATE FUNCTION gpuagent_store.is_exported(folder text, uid uuid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION gpuagent_store.export_problem(folder text, uid uuid, level text) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     manifest jsonb;
     why text;
-    aside text;
 BEGIN
-    IF NOT gpuagent_store.path_exists(folder) THEN
-        RETURN false;
+    manifest := gpuagent_store.read_manifest(folder);
+    IF uid IS NOT NULL AND manifest #>> '{checkpoint,uid}' <> uid::text THEN
+        RETURN 'It holds another checkpoint.';
     END IF;
-    BEGIN
-        manifest := gpuagent_store.read_manifest(folder);
-        IF manifest #>> '{checkpoint,uid}' IS DISTINCT FROM uid::text THEN
-            why := 'It holds another checkpoint.';
-        ELSE
-            SELECT format('%s is %s.', f.object, f.status) INTO why FROM gpuagent_store.verify_files(folder, manifest, 'full') f LIMIT 1;
-        END IF;
-    EXCEPTION WHEN data_corrupted OR undefined_file OR wrong_object_type OR data_exception THEN
-        GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
-        why := concat_ws(': ', SQLERRM, nullif(why, ''));
-    END;
-    IF why IS NULL THEN
-        RETURN true;
-    END IF;
-    aside := format('nvme_storage/quarantine-%s-%s', split_part(folder, '/', 2), gen_random_uuid());
-    PERFORM gpuagent_store.path_rename(folder, aside);
-    RAISE WARNING 'put "%" aside as "%"', folder, aside USING DETAIL = why;
-    RETURN false;
+    SELECT format('%s is %s.', f.object, f.status) INTO why FROM gpuagent_store.verify_files(folder, manifest, level) f LIMIT 1;
+    RETURN why;
+EXCEPTION WHEN data_corrupted OR undefined_file OR wrong_object_type OR data_exception THEN
+    GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
+    RETURN concat_ws(': ', SQLERRM, nullif(why, ''));
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.is_exported(text, uuid) IS
-    'true when the folder holds a whole export of the checkpoint; a folder that does not is renamed to quarantine-*';
+COMMENT ON FUNCTION gpuagent_store.export_problem(text, uuid, text) IS
+    'NULL when the folder is a whole export, by that level of verification, and of that checkpoint (NULL: of any); else why not';
 
-CREATE FUNCTION gpuagent_store.write_export(checkpoint bigint, folder text) RETURNS void
+CREATE FUNCTION gpuagent_store.put_aside(folder text, why text) RETURNS text
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    aside text := format('nvme_storage/quarantine-%s-%s', split_part(folder, '/', 2), gen_random_uuid());
+BEGIN
+    PERFORM gpuagent_store.path_rename(folder, aside);
+    RAISE WARNING 'put "%" aside as "%"', folder, aside USING DETAIL = why;
+    RETURN aside;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.put_aside(text, text) IS
+    'renames an export that is not whole to quarantine-*, with a warning that says why; nothing of it is removed';
+
+CREATE FUNCTION gpuagent_store.write_export(checkpoint bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
 DECLARE
@@ -419,11 +418,11 @@ BEGIN
         'format', 'gpuagent checkpoint', 'format_version', 1, 'creator', gpuagent.version(), 'source', gpuagent_store.xid_source(),
         'encoding', getdatabaseencoding(),
         'checkpoint', to_jsonb(k), 'sections', sections)));
-    PERFORM gpuagent_store.temp_publish(temp, folder);
+    RETURN temp;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.write_export(bigint, text) IS
-    'writes all files of a checkpoint into a private folder, the manifest last, and gives it its name';
+COMMENT ON FUNCTION gpuagent_store.write_export(bigint) IS
+    'writes all files of a checkpoint into a private folder, the manifest last, and returns its path';
 
 -- Nobody removes a checkpoint while it is written, nobody writes it twice at once; who would wait for gigabytes asks
 -- without waiting.
@@ -440,6 +439,9 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, p
 #variable_conflict use_column
 DECLARE
     k record;
+    temp text;
+    problem text;
+    to_latest boolean;
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
@@ -450,19 +452,31 @@ BEGIN
         RAISE EXCEPTION 'checkpoint % is %', k.id, k.status USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     path := gpuagent_store.export_folder(k.id, k.uid);
-    state := 'present';
-    IF NOT gpuagent_store.is_exported(path, k.uid) THEN
-        PERFORM gpuagent_store.write_export(k.id, path);
-        state := 'done';
+    state := 'done';
+    IF gpuagent_store.path_exists(path) THEN
+        problem := gpuagent_store.export_problem(path, k.uid, 'full');
+        IF problem IS NULL THEN
+            state := 'present';
+        ELSIF gpuagent_store.export_problem(path, NULL, 'full') IS NULL THEN
+            -- A whole one of another database that shares the tree.
+            path := format('nvme_storage/ckpt-%s-%s', lpad(k.id::text, 10, '0'), k.uid);
+        ELSE
+            PERFORM gpuagent_store.put_aside(path, problem);
+        END IF;
+    END IF;
+    IF state = 'done' THEN
+        temp := gpuagent_store.write_export(k.id);
     END IF;
     -- What follows is short; latest never goes back to an older one of two that end at the same time.
-    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.export', 0));
+    PERFORM pg_advisory_xact_lock(gpuagent_store.publish_key());
+    PERFORM gpuagent_store.replay_exports();
     UPDATE gpuagent.checkpoint c SET exported_path = export_now.path, exported_at = now() WHERE c.id = k.id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % was removed while it was exported', k.id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    IF NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id > k.id AND c.exported_path IS NOT NULL) THEN
-        PERFORM gpuagent_store.replace_text('nvme_storage/latest', split_part(path, '/', 2) || E'\n');
+    to_latest := gpuagent_store.latest_name() IS DISTINCT FROM split_part(path, '/', 2) AND gpuagent_store.becomes_latest(k.id);
+    IF state = 'done' OR to_latest THEN
+        PERFORM gpuagent_store.publish_export(temp, split_part(path, '/', 2), k.id, k.uid, to_latest);
     END IF;
     SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(export_now.path || '/MANIFEST.json')
         INTO files, nbytes
@@ -471,7 +485,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.export_now(bigint) IS
-    'writes a checkpoint as a folder of files in this transaction; while it writes, it holds no lock on rows and nobody waits for it but another export of the same checkpoint; files and nbytes count the manifest too';
+    'writes a checkpoint as a folder of files, which gets its name when this transaction commits; while it writes, it holds no lock on rows and nobody waits for it but another export of the same checkpoint; files and nbytes count the manifest too';
 
 CREATE FUNCTION gpuagent.export_checkpoint(checkpoint bigint DEFAULT NULL, wait boolean DEFAULT true)
     RETURNS TABLE (job bigint, state text, path text, files bigint, nbytes bigint)

@@ -187,11 +187,11 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_name('path', path);
     IF path = 'latest' THEN
-        IF NOT gpuagent_store.path_exists('nvme_storage/latest') THEN
+        name := gpuagent_store.latest_name();
+        IF name IS NULL THEN
             RAISE EXCEPTION 'there is no exported checkpoint' USING ERRCODE = 'undefined_file',
                 HINT = 'Put the tree of another server below gpuagent.storage_path, or name a folder.';
         END IF;
-        name := rtrim(gpuagent_store.read_text('nvme_storage/latest'), E'\n');
     END IF;
     RETURN CASE WHEN position('/' IN name) = 0 AND gpuagent_store.path_exists('nvme_storage/' || name) THEN 'nvme_storage/' ELSE '' END || name;
 END
@@ -245,6 +245,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Levels are quick, full and deep.';
     END IF;
     folder := gpuagent_store.import_folder(path);
+    IF NOT gpuagent_store.lease_folder(folder, false) AND gpuagent_store.path_exists(folder) THEN
+        RAISE EXCEPTION 'the exported checkpoint "%" is being removed', folder USING ERRCODE = 'object_in_use';
+    END IF;
     manifest := gpuagent_store.read_manifest(folder);
     IF manifest ->> 'encoding' <> getdatabaseencoding() THEN
         RAISE EXCEPTION 'the exported checkpoint "%" comes from a database of encoding %', folder, manifest ->> 'encoding'

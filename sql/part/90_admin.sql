@@ -26,7 +26,8 @@ DECLARE
 BEGIN
     RETURN QUERY SELECT f.item, f.status, f.detail, f.hint FROM gpuagent_store.setup_findings() f
         UNION ALL SELECT w.item, w.status, w.detail, w.hint FROM gpuagent_store.worker_findings() w
-        UNION ALL SELECT d.item, d.status, d.detail, d.hint FROM gpuagent_store.device_findings() d;
+        UNION ALL SELECT d.item, d.status, d.detail, d.hint FROM gpuagent_store.device_findings() d
+        UNION ALL SELECT e.item, e.status, e.detail, e.hint FROM gpuagent_store.tree_findings() e;
 
     SELECT x.extversion INTO extversion FROM pg_extension x WHERE x.extname = 'gpuagent';
     RETURN QUERY SELECT 'extension'::text,
@@ -73,7 +74,9 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
             delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
-            autosync,write_export,read_export,is_exported,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
+            autosync,write_export,read_export,put_aside,publish_export,lease_folder,journal_intents,journal_close,
+            tend_export,remove_export,latest_name,latest_origin,point_latest,list_exports,sweep_tree,becomes_latest,mend_latest,replay_orphan,
+            replay_exports,discard_export,discard_exports,maintain_exports,check_exports,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
             temp_publish,path_rename,cancel_any_job,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
@@ -125,6 +128,7 @@ BEGIN
             WHEN n.nspname = 'gpuagent_store' AND c.relname = 'job' THEN CASE level WHEN 'admin' THEN 'SELECT'
                 ELSE 'SELECT (job, kind, object, role, state, attempts, created_at, started_at, finished_at)' END
             WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'chunk_delta', 'node', 'tensor', 'setup_step'))
+                    OR (n.nspname = 'gpuagent_store' AND c.relname = 'discard' AND level <> 'admin')
                 THEN 'SELECT'
             WHEN level = 'admin' THEN 'SELECT, INSERT, UPDATE, DELETE'
             -- Whole objects and checkpoints are removed, and checkpoints restored and named, by admin only.

@@ -45,6 +45,7 @@ static const struct config_enum_entry devices[] = {
 
 bool		ga_compression = true;
 int			ga_max_checkpoints = 10;
+int			ga_discard_grace = 600;
 int			ga_compression_level = 1;
 int			ga_devices = GA_DEVICES_AUTO;
 int			ga_host_cache_size = 64;
@@ -241,6 +242,10 @@ ga_guc_init(void)
 	DefineCustomIntVariable("gpuagent.max_checkpoints",
 							"Checkpoints that prune_checkpoints() keeps when it is called without rules.",
 							NULL, &ga_max_checkpoints, 10, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.discard_grace",
+							"Time for which the exported folder of a deleted checkpoint stays.",
+							"Who has just read its name from \"latest\" can still open it.",
+							&ga_discard_grace, 600, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	define_device_settings(server);
 	define_worker_settings(server);
 	MarkGUCPrefixReserved("gpuagent");

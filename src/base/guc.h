@@ -10,6 +10,7 @@
 extern bool ga_compression;			/* gpuagent.compression */
 extern int	ga_compression_level;	/* gpuagent.compression_level, zstd 1..19 */
 extern int	ga_max_checkpoints;		/* gpuagent.max_checkpoints */
+extern int	ga_discard_grace;		/* gpuagent.discard_grace, s */
 
 typedef enum GaDevices
 {

@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "base/guc.h"
 #include "catalog/pg_authid.h"
+#include "checkpoint/publish.h"
 #include "checkpoint/tree.h"
 #include "common/cryptohash.h"
 #include "miscadmin.h"
@@ -44,16 +45,23 @@ typedef struct TempDir
 } TempDir;
 
 static TempDir *temp_dirs = NULL;
+static int	trusted = 0;		/* depth of ga_files_trust */
 
 /* In a parallel worker, a file in a private folder of the leader. */
 static const char *joined_path = NULL;
 
 /* ---- rights and paths ---- */
 
+void
+ga_files_trust(bool begin)
+{
+	trusted += begin ? 1 : -1;
+}
+
 static void
 require_role(Oid role, const char *name)
 {
-	if (!has_privs_of_role(GetUserId(), role))
+	if (trusted == 0 && !has_privs_of_role(GetUserId(), role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use files of the server"),
@@ -75,7 +83,7 @@ ga_files_require_write(void)
 void
 ga_files_require_any(void)
 {
-	if (!has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
+	if (trusted == 0 && !has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
 		ga_files_require_read();
 }
 
@@ -86,9 +94,8 @@ is_safe(char c)
 		c == '.' || c == '-';
 }
 
-/* True below a private folder of this transaction, and for such a folder itself. */
-static bool
-is_own_temp(const char *path)
+bool
+ga_temp_is_own(const char *path)
 {
 	for (TempDir *dir = temp_dirs; dir != NULL; dir = dir->next)
 	{
@@ -121,7 +128,7 @@ void
 ga_path_check(const char *path)
 {
 	const char *p = path;
-	bool		own = is_own_temp(path);
+	bool		own = ga_temp_is_own(path);
 
 	if (strlen(path) >= MAXPGPATH)
 		refuse_path(path, "The path is too long.");
@@ -269,11 +276,12 @@ ga_path_open_failed(int parent, const char *name, const char *path)
 int
 ga_path_open_parent(const char *path, bool create, const char **last)
 {
-	const char *p = path;
+	const char *p;
 	const char *slash;
 	int			fd;
 
 	ga_path_check(path);
+	p = path = ga_publish_redirect(path);
 	fd = open_base(create);
 	while ((slash = strchr(p, '/')) != NULL)
 	{
@@ -332,9 +340,8 @@ ga_folder_sync(int fd, const char *path)
 
 /* ---- private folders ---- */
 
-/* Removes what a folder holds, folders too, and the folder itself. Never throws; leaves what it cannot remove. */
-static void
-remove_tree(int parent, const char *name)
+void
+ga_tree_remove(int parent, const char *name)
 {
 	int			fd = openat(parent, name, DIR_FLAGS);
 	DIR		   *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -352,33 +359,40 @@ remove_tree(int parent, const char *name)
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
 		if (unlinkat(dirfd(dir), entry->d_name, 0) < 0 && (errno == EISDIR || errno == EPERM))
-			remove_tree(dirfd(dir), entry->d_name);
+			ga_tree_remove(dirfd(dir), entry->d_name);
 	}
 	closedir(dir);
 	(void) unlinkat(parent, name, AT_REMOVEDIR);
 }
 
-/* Forgets a private folder; with `remove` its files go too. Never throws. */
+/* Takes a private folder off the list; its descriptors stay open. */
 static void
-temp_forget(TempDir *temp, bool remove)
+temp_unlink(TempDir *temp)
 {
 	TempDir   **link = &temp_dirs;
 
 	while (*link != temp)
 		link = &(*link)->next;
 	*link = temp->next;
+	pfree(temp->path);
+	pfree(temp);
+}
+
+/* Forgets a private folder; with `remove` its files go too. Never throws. */
+static void
+temp_forget(TempDir *temp, bool remove)
+{
 	if (remove)
 	{
 		const char *slash = strrchr(temp->path, '/');
 
-		remove_tree(temp->parent, slash == NULL ? temp->path : slash + 1);
+		ga_tree_remove(temp->parent, slash == NULL ? temp->path : slash + 1);
 	}
 	close(temp->fd);
 	close(temp->parent);
 	ReleaseExternalFD();
 	ReleaseExternalFD();
-	pfree(temp->path);
-	pfree(temp);
+	temp_unlink(temp);
 }
 
 static void
@@ -406,9 +420,8 @@ temp_subxact_end(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 	}
 }
 
-/* Removes private folders that nobody holds a lock on: their owners died. */
-static void
-sweep(int parent)
+void
+ga_temp_sweep(int parent)
 {
 	int			fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR		   *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -426,14 +439,25 @@ sweep(int parent)
 
 		if (strncmp(entry->d_name, TEMP_PREFIX, strlen(TEMP_PREFIX)) != 0)
 			continue;
-		child = openat(parent, entry->d_name, DIR_FLAGS);
+		child = openat(parent, entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (child < 0)
 			continue;
 		if (flock(child, LOCK_EX | LOCK_NB) == 0)
-			remove_tree(parent, entry->d_name);
+			ga_tree_remove(parent, entry->d_name);
 		close(child);
 	}
 	closedir(dir);
+}
+
+bool
+ga_temp_name(char *name, size_t size)
+{
+	uint64		number;
+
+	if (!pg_strong_random(&number, sizeof(number)))
+		return false;
+	snprintf(name, size, TEMP_PREFIX "%016" PRIx64, number);
+	return true;
 }
 
 /*
@@ -445,13 +469,11 @@ make_locked(int parent, char *name, size_t size)
 {
 	for (int attempt = 0; attempt < 100; attempt++)
 	{
-		uint64		number;
 		struct stat st;
 		int			fd;
 
-		if (!pg_strong_random(&number, sizeof(number)))
+		if (!ga_temp_name(name, size))
 			return -1;
-		snprintf(name, size, TEMP_PREFIX "%016" PRIx64, number);
 		if (mkdirat(parent, name, DIR_MODE) < 0)
 		{
 			if (errno == EEXIST)
@@ -487,7 +509,7 @@ ga_temp_create(const char *parent)
 	int			dir = ga_path_open_parent(probe, true, &last);
 	int			fd;
 
-	sweep(dir);
+	ga_temp_sweep(dir);
 	fd = make_locked(dir, name, sizeof(name));
 	if (fd < 0)
 	{
@@ -544,4 +566,14 @@ void
 ga_temp_release(const char *path)
 {
 	temp_forget(find_temp(path), false);
+}
+
+void
+ga_temp_take(const char *path, int *parent, int *fd)
+{
+	TempDir    *temp = find_temp(path);
+
+	*parent = temp->parent;
+	*fd = temp->fd;
+	temp_unlink(temp);
 }

@@ -24,6 +24,12 @@ extern void ga_files_require_write(void);
 /* ERROR 42501 without one of the two; for names, sizes and hashes of files. */
 extern void ga_files_require_any(void);
 
+/*
+ * Between true and false the three above let everybody pass: for calls of this
+ * extension's own functions on paths that the caller cannot choose.
+ */
+extern void ga_files_trust(bool begin);
+
 /* ERROR 22023 for a path that the policy refuses. Every function below checks its paths itself. */
 extern void ga_path_check(const char *path);
 
@@ -54,9 +60,24 @@ extern void ga_temp_remove(const char *path);
 /* In a parallel worker: path is a file in a private folder of the leader, which this process may use. */
 extern void ga_temp_join(const char *path);
 
+/* True below a private folder of this transaction, and for such a folder itself. */
+extern bool ga_temp_is_own(const char *path);
+
 /* Syncs a private folder; lets it go on under another name. */
 extern void ga_temp_sync(const char *path);
 extern void ga_temp_release(const char *path);
+
+/* Takes over a private folder: it is the caller's business from now on, with the two descriptors that ReserveExternalFD counts. */
+extern void ga_temp_take(const char *path, int *parent, int *fd);
+
+/* A random name of a private file or folder; false without randomness. */
+extern bool ga_temp_name(char *name, size_t size);
+
+/* Removes what is private in an open folder and nobody holds a lock on: its owner died. Never throws. */
+extern void ga_temp_sweep(int parent);
+
+/* Removes a file, or a folder with all in it. Never throws; leaves what it cannot remove. */
+extern void ga_tree_remove(int parent, const char *name);
 
 /* ---- file.c ---- */
 

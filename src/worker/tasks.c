@@ -29,6 +29,13 @@ sync_interval(void)
 	return ga_sync_interval;
 }
 
+/* Often enough for the grace of deleted checkpoints' exports, and for what a failed export left. */
+static int
+exports_interval(void)
+{
+	return Max(Min(ga_discard_grace, 60), 1) * 1000;
+}
+
 static void
 find_autosync(const GaRegion *region, void *found)
 {
@@ -47,6 +54,8 @@ has_autosync(void)
 
 const GaTask ga_tasks[] = {
 	{.function = "autosync", .tables = {"swarm", "swarm_version"}, .interval = sync_interval, .wanted = has_autosync},
+	{.function = "check_exports", .tables = {"checkpoint"}, .interval = at_start},
+	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true},
 };

@@ -8,6 +8,7 @@ SELECT FROM gpuagent.store_weights('x', 'x', '[[1,2]]', '[1]');
 SELECT FROM gpuagent.store_metrics('x', '{"x": 1}');
 SELECT FROM gpuagent.store_knowledge_graph('x', '{"nodes": [{"id": "x", "embedding": [1,2]}, {"id": "y"}], "edges": [{"source": "x", "target": "y"}]}');
 SELECT FROM gpuagent.create_checkpoint('x');
+SELECT FROM gpuagent.export_checkpoint(gpuagent.resolve_checkpoint('x'));
 SELECT FROM gpuagent.store_agent('x', '[5,6]');
 CREATE SCHEMA evil;
 CREATE TABLE evil.call AS SELECT row_number() OVER () AS n, c AS call, NULL::text AS clean, NULL::text AS attacked FROM unnest(ARRAY[

@@ -113,7 +113,7 @@ SELECT fails('SELECT * FROM verify_integrity(''some'')');
 SELECT fails('SELECT * FROM verify_integrity(checkpoint => 99)');
 SELECT fails('SELECT * FROM verify_integrity(objects => ''{cat}'')');
 
--- a rolled back export leaves a whole folder, which the next one takes
+-- a rolled back export leaves nothing
 SELECT create_checkpoint('fourth') AS f \gset
 UPDATE gpuagent.checkpoint SET uid = '44444444-2222-3333-4444-555555555555' WHERE id = :f;
 BEGIN;
@@ -242,7 +242,7 @@ CREATE ROLE tree_user;
 SELECT grant_access('tree_user', 'admin');
 SET ROLE tree_user;
 SELECT fails('SELECT import_checkpoint()');
-SELECT fails('SELECT gpuagent_store.write_export(1, ''x'')');
+SELECT fails('SELECT gpuagent_store.write_export(1)');
 RESET ROLE;
 GRANT pg_read_server_files TO tree_user;
 SET ROLE tree_user;
