@@ -59,7 +59,8 @@ typedef struct Known
 	TimestampTz started;
 	TimestampTz jobs_due;		/* next look for jobs; DT_NOEND: when one is queued */
 	int			jobs_delay;		/* ms after the last failure; 0: none */
-	bool		jobs_waiting;	/* no process was free */
+	bool		jobs_queued;	/* somebody said so; else it is only a look */
+	bool		jobs_waiting;	/* no process was free for queued ones */
 } Known;
 
 static HTAB *known = NULL;
@@ -67,6 +68,7 @@ static int	probe_slot = -1;
 static Oid	probed = InvalidOid;
 static BackgroundWorkerHandle **handles = NULL; /* by slot; NULL: started by a predecessor */
 static bool standby = false;
+static int	job_workers = 0;	/* that have not ended */
 static int	told = 0;			/* shortages that the log knows of, GaShortage bits */
 
 static Known *
@@ -88,10 +90,11 @@ back_off(Known *db)
 	due_after(db, db->delay);
 }
 
-/* A worker looks for jobs, unless one that failed is to be given a pause. */
+/* Somebody queued jobs, or left some. A worker looks for them at once, unless one that failed is to be given a pause. */
 static void
 jobs_soon(Known *db)
 {
+	db->jobs_queued = true;
 	if (db->jobs_delay == 0)
 		db->jobs_due = 0;
 }
@@ -276,14 +279,17 @@ start_job_worker(Known *db)
 
 	if (slot < 0)
 		return;
-	db->jobs_waiting = !start_process(slot, GA_WORKER_JOB);
-	if (!db->jobs_waiting)
+	if (start_process(slot, GA_WORKER_JOB))
 	{
+		job_workers++;
+		db->jobs_queued = db->jobs_waiting = false;
 		db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_JOBS_MS);
 		return;
 	}
 	(void) ga_worker_harvest(slot, true, &finding);
-	log_shortage(GA_SHORT_PROCESSES, db);
+	db->jobs_waiting = db->jobs_queued;
+	if (db->jobs_queued)
+		log_shortage(GA_SHORT_PROCESSES, db);
 	db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ga_launcher_interval * 1000);
 }
 
@@ -298,7 +304,7 @@ settle(Known *db, GaFinding finding)
 	else if (finding == GA_FOUND_EXTENSION)
 	{
 		db->due = 0;
-		jobs_soon(db);
+		db->jobs_due = 0;
 	}
 	else						/* nobody notices what is replayed on a standby, nor COMMIT PREPARED */
 		due_after(db, standby ? LOOK_STANDBY_MS : LOOK_PRIMARY_MS);
@@ -349,10 +355,13 @@ settle_worker(Known *db)
 	return true;
 }
 
-/* Workers of jobs that have ended, and those of databases that are not served any more. */
-static void
+/* Workers of jobs that have ended, and those of databases that are not served any more; true when one has ended. */
+static bool
 settle_job_workers(void)
 {
+	bool		ended = false;
+
+	job_workers = 0;
 	for (int slot = 0; slot < ga_worker_slots(); slot++)
 	{
 		GaWorkerKind kind;
@@ -365,10 +374,12 @@ settle_job_workers(void)
 		db = lookup(database);
 		if (!is_over(slot, &finding))
 		{
+			job_workers++;
 			if (db == NULL || !db->listed)
 				ga_worker_stop(slot);
 			continue;
 		}
+		ended = true;
 		if (db == NULL)
 			continue;
 		if (finding == GA_FOUND_NOTHING)	/* it failed */
@@ -381,6 +392,7 @@ settle_job_workers(void)
 		if (finding == GA_FOUND_STOP)
 			jobs_soon(db);
 	}
+	return ended;
 }
 
 static void
@@ -398,7 +410,7 @@ take_queued(void)
 		{
 			hash_seq_init(&each, known);
 			while ((db = hash_seq_search(&each)) != NULL)
-				jobs_soon(db);
+				db->jobs_due = 0;
 		}
 		if (!OidIsValid(database))
 			break;
@@ -452,9 +464,16 @@ wants_probe(const Known *db)
 }
 
 static bool
-wants_job_worker(const Known *db)
+may_have_jobs(const Known *db)
 {
 	return ga_max_jobs > 0 && !standby && db->listed && db->state == GA_FOUND_EXTENSION;
+}
+
+/* Those who only look do so one after the other: processes are few. */
+static bool
+wants_job_worker(const Known *db)
+{
+	return may_have_jobs(db) && (db->jobs_queued || job_workers == 0);
 }
 
 /* Starts what is due and gives the time of what is due next. */
@@ -480,13 +499,18 @@ start_due(void)
 			probe_slot = start(db, GA_WORKER_PROBE);
 			probed = db->database;
 		}
-		if (wants_job_worker(db) && db->jobs_due <= now)
-			start_job_worker(db);
-		if (wants_job_worker(db) && db->jobs_due > now)
-			next = Min(next, db->jobs_due);
 		without += db->jobs_waiting || wants_worker(db) || (wants_probe(db) && db->waiting);
 		if (wants_worker(db) || (wants_probe(db) && probe_slot < 0))
 			next = Min(next, db->due);
+	}
+	/* Jobs last: a look for them takes no process that a database needs to be served. */
+	hash_seq_init(&each, known);
+	while ((db = hash_seq_search(&each)) != NULL)
+	{
+		if (wants_job_worker(db) && db->jobs_due <= now)
+			start_job_worker(db);
+		if (may_have_jobs(db) && db->jobs_due > now)
+			next = Min(next, db->jobs_due);
 	}
 	if (without == 0)
 		told = 0;
@@ -501,10 +525,11 @@ work(void)
 	HASH_SEQ_STATUS each;
 	Known	   *db;
 	bool		ended = false;
+	bool		freed;
 
 	settle_probe();
 	take_queued();
-	settle_job_workers();
+	freed = settle_job_workers();
 	hash_seq_init(&each, known);
 	while ((db = hash_seq_search(&each)) != NULL)
 	{
@@ -513,8 +538,9 @@ work(void)
 			hash_search(known, &db->database, HASH_REMOVE, NULL);
 	}
 	if (ended)
-	{
 		scan_databases();		/* the worker may have gone because its database went */
+	if (ended || freed)
+	{
 		hash_seq_init(&each, known);
 		while ((db = hash_seq_search(&each)) != NULL)
 			if (db->waiting)
@@ -536,7 +562,7 @@ note_promotion(void)
 	hash_seq_init(&each, known);
 	while ((db = hash_seq_search(&each)) != NULL)
 	{
-		jobs_soon(db);
+		db->jobs_due = 0;
 		if (db->slot < 0)
 			probe_soon(db);
 	}
