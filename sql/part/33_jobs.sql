@@ -4,6 +4,10 @@ CREATE FUNCTION gpuagent_store.queue_job(kind text, object text, arguments jsonb
 COMMENT ON FUNCTION gpuagent_store.queue_job(text, text, jsonb) IS
     'queues work for a background worker and returns the job: at commit gpuagent_store.run_KIND(job, arguments, carry) is called again and again with the rights of the caller, each time in a transaction of its own, carry being what the last call returned, until that has "done": true; 55000 when there are no workers';
 
+CREATE FUNCTION gpuagent_store.has_job_workers() RETURNS boolean
+    AS 'MODULE_PATHNAME', 'ga_has_job_workers' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent_store.has_job_workers() IS 'whether queue_job() finds background workers: gpuagent is preloaded, and gpuagent.max_databases and gpuagent.max_jobs are above 0';
+
 CREATE FUNCTION gpuagent.cancel_job(job bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'ga_cancel_job' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent.cancel_job(bigint) IS

@@ -112,6 +112,14 @@ COMMENT ON FUNCTION gpuagent_store.horizon_source() IS
     'what horizons that are stored with the same text hold for: this cluster, this database, these tables and partitions; NULL: none hold';
 
 -- The work of create_checkpoint, for its callers here: manual, safety and automatic checkpoints.
+CREATE FUNCTION gpuagent_store.notify_checkpoint(checkpoint bigint, event text) RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', k.id, 'uid', k.uid, 'kind', k.kind, 'label', k.label,
+        'run', k.run, 'step', k.step, 'event', event, 'path', k.exported_path)::text)
+    FROM gpuagent.checkpoint k WHERE k.id = checkpoint
+$$;
+COMMENT ON FUNCTION gpuagent_store.notify_checkpoint(bigint, text) IS 'NOTIFY gpuagent_checkpoint: a checkpoint was created or exported';
+
 CREATE FUNCTION gpuagent_store.make_checkpoint(kind text, label text, objects text[], metadata jsonb, run text, step bigint)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -170,7 +178,7 @@ BEGIN
             ELSE gpuagent_store.checkpoint_raw_bytes(result, scope.objects) END,
         changed.gained, numbers[1]::text::xid8, source);
     UPDATE gpuagent_store.checkpoint_head h SET last = result;
-    PERFORM pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', result, 'kind', kind, 'label', label)::text);
+    PERFORM gpuagent_store.notify_checkpoint(result, 'created');
     RETURN result;
 END
 $$;
@@ -197,14 +205,16 @@ BEGIN
             USING ERRCODE = '42704', HINT = 'gpuagent.store_metrics() makes runs.';
     END IF;
     result := gpuagent_store.make_checkpoint('manual', label, objects, metadata, run, step);
-    IF export THEN
+    IF export AND gpuagent_store.has_job_workers() THEN
+        PERFORM gpuagent_store.queue_export(result);
+    ELSIF export THEN
         PERFORM gpuagent.export_checkpoint(result);
     END IF;
     RETURN result;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.create_checkpoint(text, text[], jsonb, text, bigint, boolean, bigint) IS
-    'records the objects (addresses such as agents, agents:run7/, swarm:NAME, swarms, expert:NAME, experts, graph:NAME, graphs, metrics; NULL: everything) as they are, all of one snapshot, and returns the checkpoint; writes only what changed since the previous one. When nothing did and label, metadata, run and step are NULL, returns the newest checkpoint and writes nothing. 42704: no such object or run; 22023: invalid address; export: also write files';
+    'records the objects (addresses such as agents, agents:run7/, swarm:NAME, swarms, expert:NAME, experts, graph:NAME, graphs, metrics; NULL: everything) as they are, all of one snapshot, and returns the checkpoint; writes only what changed since the previous one. When nothing did and label, metadata, run and step are NULL, returns the newest checkpoint and writes nothing. 42704: no such object or run; 22023: invalid address; export: a background worker then writes files, as export_checkpoint(wait => false) does, or, where there are none, this call';
 
 CREATE FUNCTION gpuagent.resolve_checkpoint(reference text) RETURNS bigint
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

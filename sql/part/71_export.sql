@@ -445,7 +445,7 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
-    SELECT c.id, c.uid, c.status INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
+    SELECT c.id, c.uid, c.status, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % does not exist', $1 USING ERRCODE = 'undefined_object';
     ELSIF k.status <> 'valid' THEN
@@ -474,6 +474,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % was removed while it was exported', k.id USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    IF state = 'done' OR k.exported_path IS NULL THEN
+        PERFORM gpuagent_store.notify_checkpoint(k.id, 'exported');
+    END IF;
     to_latest := gpuagent_store.latest_name() IS DISTINCT FROM split_part(path, '/', 2) AND gpuagent_store.becomes_latest(k.id);
     IF state = 'done' OR to_latest THEN
         PERFORM gpuagent_store.publish_export(temp, split_part(path, '/', 2), k.id, k.uid, to_latest);
@@ -486,20 +489,3 @@ END
 $$;
 COMMENT ON FUNCTION gpuagent_store.export_now(bigint) IS
     'writes a checkpoint as a folder of files, which gets its name when this transaction commits; while it writes, it holds no lock on rows and nobody waits for it but another export of the same checkpoint; files and nbytes count the manifest too';
-
-CREATE FUNCTION gpuagent.export_checkpoint(checkpoint bigint DEFAULT NULL, wait boolean DEFAULT true)
-    RETURNS TABLE (job bigint, state text, path text, files bigint, nbytes bigint)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM gpuagent_store.require_setup();
-    IF NOT wait THEN
-        RAISE EXCEPTION 'a checkpoint cannot be exported in the background'
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use wait => true.';
-    END IF;
-    RETURN QUERY SELECT NULL::bigint, x.state, x.path, x.files, x.nbytes
-        FROM gpuagent_store.export_now(COALESCE($1, gpuagent_store.newest_valid(NULL))) x;
-END
-$$;
-COMMENT ON FUNCTION gpuagent.export_checkpoint(bigint, boolean) IS
-    'writes a checkpoint (NULL: the newest valid one) as a folder of safetensors files, lines of JSON and a manifest below gpuagent.storage_path; state done, or present when a whole export was there; job is NULL; needs pg_write_server_files and pg_read_server_files; 42704: no such checkpoint; a folder appears complete or not at all';

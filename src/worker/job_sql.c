@@ -67,26 +67,40 @@ require_table(void)
 				 errhint("Run SELECT gpuagent.setup() to create or migrate the tables.")));
 }
 
+/* What to do so that there are workers; NULL when there are. */
+static const char *
+workers_hint(void)
+{
+	if (!ga_shared_ready())
+		return "Add gpuagent to shared_preload_libraries and restart the server, or do the work in this session.";
+	if (ga_max_databases == 0)
+		return "Set \"gpuagent.max_databases\" above 0 and restart the server, or do the work in this session.";
+	if (ga_max_jobs == 0)
+		return "Set \"gpuagent.max_jobs\" above 0 and restart the server, or do the work in this session.";
+	return NULL;
+}
+
 static void
 require_workers(void)
 {
-	const char *hint = NULL;
+	const char *hint = workers_hint();
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("jobs cannot be queued on a standby")));
-	if (!ga_shared_ready())
-		hint = "Add gpuagent to shared_preload_libraries and restart the server, or do the work in this session.";
-	else if (ga_max_databases == 0)
-		hint = "Set \"gpuagent.max_databases\" above 0 and restart the server, or do the work in this session.";
-	else if (ga_max_jobs == 0)
-		hint = "Set \"gpuagent.max_jobs\" above 0 and restart the server, or do the work in this session.";
 	if (hint)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("there are no background workers for jobs"),
 				 errhint("%s", hint)));
+}
+
+PG_FUNCTION_INFO_V1(ga_has_job_workers);
+Datum
+ga_has_job_workers(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(!RecoveryInProgress() && workers_hint() == NULL);
 }
 
 /* One statement as the owner of the table, under the latest snapshot; how many rows, in SPI_tuptable. */

@@ -66,7 +66,7 @@ SELECT string_agg(format('%s %s %s', kind, count, hash), E'\n' ORDER BY kind) AS
 SELECT fails('SELECT * FROM export_checkpoint()');
 SELECT create_checkpoint('first', metadata => '{"note": "exported"}', run => 'r', step => 7) AS c \gset
 UPDATE gpuagent.checkpoint SET uid = '11111111-2222-3333-4444-555555555555' WHERE id = :c;
-SELECT fails('SELECT * FROM export_checkpoint(wait => false)');
+SELECT fails('SELECT * FROM export_checkpoint(99, wait => false)');
 SELECT fails('SELECT * FROM export_checkpoint(99)');
 SELECT job, state, path, files FROM export_checkpoint();
 SELECT job, state, path, files FROM export_checkpoint(:c);
