@@ -393,6 +393,20 @@ ga_workers_jobs(Oid database, int64 *jobs, int max)
 	return n;
 }
 
+bool
+ga_workers_has_job(Oid database, int64 job)
+{
+	bool		found = false;
+
+	if (table == NULL)
+		return false;
+	LWLockAcquire(table_lock, LW_SHARED);
+	for (int i = first_slot(GA_WORKER_JOB); i < table->nslots; i++)
+		found |= table->slots[i].state == SLOT_RUNNING && table->slots[i].job == job && table->slots[i].database == database;
+	LWLockRelease(table_lock);
+	return found;
+}
+
 /* ---- backends ---- */
 
 void

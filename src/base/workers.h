@@ -100,8 +100,9 @@ extern void ga_worker_set_job(int64 job);
 /* Whether ga_workers_cancel_job() named the caller's job. */
 extern bool ga_worker_job_cancelled(void);
 
-/* Jobs of a database that workers run; at most max of them. */
+/* Jobs of a database that workers run, or have just ended; at most max of them. */
 extern int	ga_workers_jobs(Oid database, int64 *jobs, int max);
+extern bool ga_workers_has_job(Oid database, int64 job);
 
 /* ---- backends; no-ops without preloading ---- */
 

@@ -348,9 +348,10 @@ ga_wait_for_job(PG_FUNCTION_ARGS)
 		ga_jobs_prepare_wait();
 		found = look(job, scratch);
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
-		if (!is_open(found.state) || left <= 0)
+		/* What a worker does when it has committed the end, as giving files their names, is done when it has let go. */
+		if ((!is_open(found.state) && !ga_workers_has_job(MyDatabaseId, job)) || left <= 0)
 			break;
-		if (TransactionIdIsCurrentTransactionId(found.xmin))
+		if (is_open(found.state) && TransactionIdIsCurrentTransactionId(found.xmin))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("job %lld was queued by this transaction", (long long) job),
