@@ -42,13 +42,19 @@ COMMENT ON FUNCTION gpuagent.store_chunk(gpuagent.swarm_tensor) IS
     'stores a piece of a large tensor: the bytes of data, 1 MiB, fewer for the last piece; returns the hash of the chunk; shape does not matter, dtype only helps compression';
 
 CREATE FUNCTION gpuagent.missing_chunks(hashes bytea[]) RETURNS SETOF bytea
-    AS 'MODULE_PATHNAME', 'ga_missing_chunks' LANGUAGE C STABLE STRICT PARALLEL SAFE ROWS 100;
-COMMENT ON FUNCTION gpuagent.missing_chunks(bytea[]) IS 'those of the chunk hashes that the store does not have, in input order';
+    AS 'MODULE_PATHNAME', 'ga_missing_chunks' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION gpuagent.missing_chunks(bytea[]) IS
+    'those of the chunk hashes that the store does not have, in input order; the others stay for gpuagent.collect_grace, unless the transaction is read-only';
 
 CREATE FUNCTION gpuagent.store_tensor(dtype text, shape bigint[], chunks bytea[]) RETURNS bytea
     AS 'MODULE_PATHNAME', 'ga_store_tensor' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent.store_tensor(text, bigint[], bytea[]) IS
     'makes a tensor of stored chunks (store_chunk); returns its hash; 42704 for a missing chunk, 22023 for one of another size';
+
+CREATE FUNCTION gpuagent_store.keep_tensor(tensor bytea) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'ga_keep_tensor' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.keep_tensor(bytea) IS
+    'for whoever will refer to a stored tensor in this transaction: garbage collection will not remove it before; false when it does not exist';
 
 CREATE FUNCTION gpuagent_store.tensor_chunk_rows(tensor bytea, start bigint, count bigint)
     RETURNS TABLE (ordinal bigint, data gpuagent.swarm_tensor)

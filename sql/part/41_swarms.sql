@@ -164,19 +164,19 @@ COMMENT ON FUNCTION gpuagent_store.require_checkpoint(bigint, text) IS
     '42704 unless the checkpoint exists and was taken of the object';
 
 CREATE FUNCTION gpuagent_store.require_tensor(tensor bytea) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_setup();
     IF tensor IS NULL THEN
         RAISE EXCEPTION 'tensor must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = require_tensor.tensor) THEN
+    IF NOT gpuagent_store.keep_tensor(tensor) THEN
         RAISE EXCEPTION 'tensor % does not exist', encode(tensor, 'hex')
             USING ERRCODE = 'undefined_object', HINT = 'Store its chunks and then call gpuagent.store_tensor().';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.require_tensor(bytea) IS '42704 unless the store has the tensor';
+COMMENT ON FUNCTION gpuagent_store.require_tensor(bytea) IS '42704 unless the store has the tensor, which this transaction may then refer to';
 
 CREATE FUNCTION gpuagent_store.swarm_tensor_hash(swarm text, version bigint, checkpoint bigint) RETURNS bytea
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

@@ -169,6 +169,11 @@ BEGIN
         AND (kind = 'safety' OR (label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL)) THEN
         RETURN same.id;
     END IF;
+    IF gpuagent_store.doom_pending() THEN
+        PERFORM gpuagent_store.keep_tensor(t.hash)
+        FROM gpuagent.checkpoint_item i CROSS JOIN LATERAL unnest(ARRAY[i.tensor, i.biases]) t (hash)
+        WHERE i.from_seq = result AND t.hash IS NOT NULL;
+    END IF;
 
     INSERT INTO gpuagent.checkpoint (id, parent, label, kind, run, step, objects, metadata,
         agents, nodes, edges, metrics, raw_bytes, new_bytes, horizon, xid_source)

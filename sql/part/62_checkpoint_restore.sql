@@ -238,6 +238,7 @@ DECLARE
     item record;
     changed bigint;
 BEGIN
+    PERFORM gpuagent_store.keep_items(checkpoint, kinds, names);
     IF prefix IS NULL THEN
         WITH gone AS (
             DELETE FROM gpuagent.swarm s
@@ -330,6 +331,7 @@ DECLARE
     item record;
     newest bigint;
 BEGIN
+    PERFORM gpuagent_store.keep_items(checkpoint, kinds, names);
     IF prefix IS NULL THEN
         DELETE FROM gpuagent.expert e
         WHERE ('expert' = ANY (kinds) OR 'expert:' || e.expert = ANY (names)) AND NOT EXISTS (

@@ -148,8 +148,7 @@ BEGIN
     PERFORM gpuagent_store.require_digests('Item', wrong);
     SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) INTO wrong
         FROM gpuagent.checkpoint_item i, unnest(ARRAY[i.tensor, i.biases]) h
-        WHERE i.from_seq = import_items.checkpoint AND h IS NOT NULL
-            AND NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = h);
+        WHERE i.from_seq = import_items.checkpoint AND h IS NOT NULL AND NOT gpuagent_store.keep_tensor(h);
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'the files of the checkpoint do not fit together'
             USING ERRCODE = 'data_corrupted', DETAIL = format('The tensor of "%s" is in none of them.', wrong);

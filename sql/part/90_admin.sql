@@ -70,6 +70,7 @@ COMMENT ON FUNCTION gpuagent.check_setup() IS
 CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
+        WHEN p.proname = ANY ('{lock_store_maintenance,collection_horizon,horizon_passed,next_xid}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
@@ -80,7 +81,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             temp_publish,path_rename,cancel_any_job,run_export,queue_export,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
-        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,tensor_problem,tensor_gap,tensor_nonfinite,
+        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,
             device_service,device_slots}'::text[]) THEN 'read'
@@ -124,6 +125,7 @@ BEGIN
     FOR t IN
         SELECT c.oid::regclass AS name, c.relkind, CASE
             WHEN c.relkind = 'S' THEN CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END
+            WHEN n.nspname = 'gpuagent_store' AND c.relname IN ('doom', 'doomed', 'upload', 'collection', 'collect_time') THEN 'SELECT'
             -- Written by queue_job() and the workers alone; what jobs are given and leave is for administrators.
             WHEN n.nspname = 'gpuagent_store' AND c.relname = 'job' THEN CASE level WHEN 'admin' THEN 'SELECT'
                 ELSE 'SELECT (job, kind, object, role, state, attempts, created_at, started_at, finished_at)' END

@@ -54,6 +54,8 @@ int			ga_sync_interval = 50;
 int			ga_device_timeout = 10000;
 int			ga_max_handles = 256;
 int			ga_launcher_interval = 10;
+int			ga_collect_interval = 60;
+int			ga_collect_grace = 3600;
 int			ga_max_databases = 8;
 int			ga_max_jobs = 2;
 int			ga_io_rate_limit = 0;
@@ -196,6 +198,19 @@ define_device_settings(GucContext server)
 }
 
 static void
+define_collect_settings(void)
+{
+	DefineCustomIntVariable("gpuagent.collect_interval",
+							"How often the store is searched for chunks, nodes and tensors that nothing refers to.",
+							"0: never by itself. While no table has changed nothing is searched.",
+							&ga_collect_interval, 60, 0, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.collect_grace",
+							"How long what was stored, or found by missing_chunks(), stays without being referred to.",
+							"A client that uploads in several transactions has so long from its first chunk to the commit of what refers to it.",
+							&ga_collect_grace, 3600, 0, 604800, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static void
 define_worker_settings(GucContext server)
 {
 	DefineCustomIntVariable("gpuagent.max_databases",
@@ -248,6 +263,7 @@ ga_guc_init(void)
 							&ga_discard_grace, 600, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	define_device_settings(server);
 	define_worker_settings(server);
+	define_collect_settings();
 	MarkGUCPrefixReserved("gpuagent");
 }
 

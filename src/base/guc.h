@@ -29,6 +29,8 @@ extern int	ga_max_databases;		/* gpuagent.max_databases */
 extern int	ga_max_jobs;			/* gpuagent.max_jobs */
 extern int	ga_io_rate_limit;		/* gpuagent.io_rate_limit, kB a second; 0: none */
 extern int	ga_launcher_interval;	/* gpuagent.launcher_interval, s */
+extern int	ga_collect_interval;	/* gpuagent.collect_interval, s */
+extern int	ga_collect_grace;		/* gpuagent.collect_grace, s */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */
 extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */

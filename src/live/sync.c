@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "store/delta.h"
+#include "store/doom.h"
 #include "live/live.h"
 #include "store/plan.h"
 #include "utils/builtins.h"
@@ -96,10 +97,12 @@ find_base(Sync *sync, Chunk *chunk)
 
 	if (!info->known)
 	{
-		info->base = info->hash;
-		info->differ = 0;
-		if (ga_chunk_row_size(&info->hash, NULL) == 0)
-			(void) ga_delta_find(&info->hash, &info->base, &info->differ);
+		/* First as a delta: a chunk that has both rows is becoming one, and may not be a base. */
+		if (!ga_delta_find(&info->hash, &info->base, &info->differ))
+		{
+			info->base = info->hash;
+			info->differ = 0;
+		}
 		info->known = 1;
 	}
 	chunk->info = *info;
@@ -295,13 +298,14 @@ store_delta(Sync *sync, Chunk *chunk)
 {
 	uint16		mask = chunk->info.differ | chunk->dirty;
 	size_t		size = ga_delta_bytes(chunk->nbytes, mask);
-	size_t		limit = 0;
+	size_t		limit;
 	char	   *payload;
 	char	   *to_xor;
 	int64		stored;
 
-	/* The base must have a row of its own, whatever was known: a delta of a delta could not be read. */
-	if (ga_chunk_row_size(&chunk->info.base, &limit) != chunk->nbytes)
+	/* The base must be one, whatever was known: a delta of a delta could not be read, nor one of garbage. */
+	limit = ga_delta_base_size(&chunk->info.base, chunk->nbytes);
+	if (limit == 0)
 		return false;
 	payload = palloc(size);
 	pack_leaves(chunk->data, chunk->nbytes, mask, payload);
@@ -553,7 +557,10 @@ write_back(const char *swarm, GaRegion *region, GaLive *live, const GaLeaves *ta
 		   Datum metadata, bool has_metadata, GaSyncResult *result)
 {
 	GaHash		tensor = table->header->tensor;
-	Sync		sync = {
+	Sync		sync;
+
+	ga_tensor_require(&tensor);
+	sync = (Sync) {
 		.region = region,
 		.table = table,
 		.committed = live->changes == NULL,

@@ -10,6 +10,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "store/delta.h"
+#include "store/doom.h"
 #include "store/table.h"
 #include "utils/builtins.h"
 
@@ -46,13 +47,6 @@ ga_chunk_store(const char *data, size_t nbytes, int width, const GaHash *hash)
 	return ga_chunk_store_packed(data, nbytes, width, hash, true);
 }
 
-/* True when a writer need not store the chunk. */
-bool
-ga_chunk_exists(const GaHash *hash, size_t nbytes)
-{
-	return !ga_table_insert("chunk", &find_chunk, NULL, hash, NULL) || ga_delta_exists(hash, nbytes);
-}
-
 size_t
 ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress)
 {
@@ -77,6 +71,22 @@ ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *
 	pfree(packed);
 	pfree(DatumGetPointer(args[0]));
 	return size;
+}
+
+bool
+ga_chunk_exists(const GaHash *hash, size_t nbytes)
+{
+	GaTableUser before = ga_table_enter_owner("chunk");
+	bool		found = false;
+
+	if (!ga_doomed(hash))
+	{
+		found = ga_table_present(&find_chunk, hash);
+		SPI_freetuptable(SPI_tuptable);
+		found = found || ga_delta_exists(hash, nbytes);
+	}
+	ga_table_leave_owner(before);
+	return found;
 }
 
 bytea *
@@ -243,7 +253,7 @@ ga_node_load(const GaHash *hash, uint64 nbytes, GaHash *children)
 	return n;
 }
 
-void
+bool
 ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes, const GaHash *root, const GaHash *hash)
 {
 	Datum		args[5];
@@ -253,7 +263,7 @@ ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes, const
 	args[2] = ga_shape_to_array(ndim, dims);
 	args[3] = Int64GetDatum(nbytes);
 	args[4] = ga_hash_to_datum(root);
-	ga_table_insert("tensor", &load_tensor, &insert_tensor, hash, args);
+	return ga_table_insert("tensor", &load_tensor, &insert_tensor, hash, args);
 }
 
 bool

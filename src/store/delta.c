@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "port/pg_crc32c.h"
 #include "store/delta.h"
+#include "store/doom.h"
 #include "store/table.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -113,12 +114,9 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 	Assert(leaves != 0 && (leaves & ~all_leaves(nbytes)) == 0);
 	if (!ga_delta_ready())
 		return -1;
-	owner = ga_table_enter_owner(TABLE);
-	if (ga_chunk_size(hash) == nbytes)
-	{
-		ga_table_leave_owner(owner);
+	if (ga_chunk_exists(hash, nbytes))
 		return 0;
-	}
+	owner = ga_table_enter_owner(TABLE);
 	if (base_data != NULL)
 	{
 		difference = palloc(size);
@@ -156,9 +154,8 @@ ga_delta_base_size(const GaHash *base, size_t nbytes)
 	GaTableUser before;
 	size_t		size = 0;
 
-	if (!ga_delta_ready())
+	if (!ga_delta_ready() || ga_doomed(base))
 		return 0;
-	(void) GetTopTransactionId();
 	before = ga_table_enter_owner(TABLE);
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (ga_table_fetch(&find_base, base, false) && DatumGetInt32(ga_table_column(1, "chunk", base)) == nbytes)
@@ -250,11 +247,16 @@ ga_delta_exists(const GaHash *hash, size_t nbytes)
 {
 	GaTableUser before;
 	bool		exists;
+	GaHash		base;
 
 	if (!ga_delta_ready())
 		return false;
 	before = ga_table_enter_owner(TABLE);
-	exists = ga_delta_size(hash) == nbytes;
+	exists = ga_table_present(&find_delta, hash);
+	if (exists)
+		ga_hash_from_datum(ga_table_column(2, "chunk", hash), &base);
+	SPI_freetuptable(SPI_tuptable);
+	exists = exists && ga_chunk_row_size(&base, NULL) == nbytes;
 	ga_table_leave_owner(before);
 	return exists;
 }

@@ -21,7 +21,7 @@ extern bytea *ga_chunk_pack(const char *data, size_t nbytes, int width, bool com
 /* ga_chunk_store, with a choice. */
 extern size_t ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *hash, bool compress);
 
-/* For writers, as the owner of the tables: true when the chunk is there in some form. */
+/* For writers (doom.h): true when the chunk is there in some form and may be referred to. */
 extern bool ga_chunk_exists(const GaHash *hash, size_t nbytes);
 
 /* The inverse; NULL, or what is wrong with them. */
@@ -50,7 +50,8 @@ extern size_t ga_delta_bytes(size_t nbytes, uint16 leaves);
 /*
  * Stores a chunk as a delta unless it is there in some form. data: the leaves of the mask, one after the other;
  * base_data: those of the base, for mode XOR, else NULL. Returns the bytes that the new row holds, 0 when the chunk was
- * there already, -1 when the row would take `limit` bytes or more and was not stored.
+ * there already, -1 when the row would take `limit` bytes or more and was not stored. The caller knows from ga_delta_base_size,
+ * asked in this transaction, that the base may be one.
  */
 extern int64 ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 leaves, const char *data,
 							const char *base_data, int width, bool compress, size_t limit);
@@ -61,12 +62,12 @@ extern bool ga_delta_find(const GaHash *hash, GaHash *base, uint16 *leaves);
 /* Raw size of a chunk that is stored as a delta and whose base is there, else 0. */
 extern size_t ga_delta_size(const GaHash *hash);
 
-/* For writers, as the owner of the table: true when the chunk is stored as a delta and its base is there. */
+/* For writers, as the owner of the table: true when the chunk is stored as a delta and its base is there (see ga_table_present). */
 extern bool ga_delta_exists(const GaHash *hash, size_t nbytes);
 
 /*
  * For writers: bytes that the chunk's own row holds when it may become the base of a delta, else 0. It must have a row of
- * that size, no row as a delta (it may be about to lose its own one), and must not be garbage. Assigns a transaction id
+ * that size, no row as a delta (it may be about to lose its own one), and must not be doomed (doom.h). Assigns a transaction id
  * before it looks, under a snapshot of now, so that who removes rows waits for what is found here (compact.c).
  */
 extern size_t ga_delta_base_size(const GaHash *base, size_t nbytes);

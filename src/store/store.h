@@ -66,7 +66,8 @@ extern void ga_node_store(uint64 nbytes, int nchildren, const GaHash *children, 
 /* Children of a node, their number; ERROR XX001 when it is missing or covers another size. */
 extern int	ga_node_load(const GaHash *hash, uint64 nbytes, GaHash *children);
 
-extern void ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes,
+/* True when it was not there. */
+extern bool ga_tensor_row_store(int dtype, int ndim, const int64 *dims, uint64 nbytes,
 								const GaHash *root, const GaHash *hash);
 
 /* False when the store does not have the tensor. */
@@ -113,6 +114,7 @@ extern void ga_writer_finish(GaWriter *writer, GaHash *tensor);
  * stored as deltas of that one's (previous.c). Nothing has to be true of it; NULL: there is none.
  */
 extern void ga_writer_previous(GaWriter *writer, const GaHash *tensor);
+/* Whoever continues or changes a stored tensor relies on its rows: both functions below make it safe first (doom.h). */
 
 /* Continues a stored tensor: its rows stay, dims[0] grows; only its last chunk and one node per level are read again. */
 extern GaWriter *ga_writer_append(const GaHash *base, const int64 *dims);
@@ -160,7 +162,7 @@ extern void ga_reader_chunk_hash(GaReader *reader, uint64 i, GaHash *hash);
 
 /*
  * writer.c: replaces n chunks of the reader's tensor, by number in ascending order, whose new hashes these are, and stores the
- * nodes above them that are new, and the tensor. Overwrites both arrays.
+ * nodes above them that are new, and the tensor. Overwrites both arrays. The caller has called ga_tensor_require (doom.h).
  */
 extern void ga_store_replace(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, GaHash *tensor);
 

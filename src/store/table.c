@@ -4,21 +4,24 @@
  */
 #include "base/compat.h"
 
+#include "access/xact.h"
 #include "base/names.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "store/doom.h"
 #include "store/table.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /*
- * Runs a statement; returns the number of rows, at most one, which are in SPI_tuptable.
- * 42P01 when the tables are not there, or not there any more.
+ * Runs a statement; returns the number of rows, at most one, which are in SPI_tuptable. snapshot: on that one, else the
+ * usual one. 42P01 when the tables are not there, or not there any more.
  */
 static uint64
-execute(GaStatement *stmt, Datum *args, bool read_only)
+execute(GaStatement *stmt, Datum *args, bool read_only, Snapshot snapshot)
 {
 	int			rc;
 
@@ -32,9 +35,12 @@ execute(GaStatement *stmt, Datum *args, bool read_only)
 		SPI_keepplan(plan);
 		stmt->plan = plan;
 	}
-	rc = SPI_execute_plan(stmt->plan, args, NULL, read_only, 1);
+	if (snapshot != InvalidSnapshot)
+		rc = SPI_execute_snapshot(stmt->plan, args, NULL, snapshot, InvalidSnapshot, read_only, true, 1);
+	else
+		rc = SPI_execute_plan(stmt->plan, args, NULL, read_only, 1);
 	if (rc < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+		elog(ERROR, "a statement on the store failed: %s", SPI_result_code_string(rc));
 	return SPI_processed;
 }
 
@@ -42,18 +48,49 @@ execute(GaStatement *stmt, Datum *args, bool read_only)
  * The plan is made once, often while the table is empty and a scan of it looks cheap, and then serves a transaction
  * that fills it with a million rows no statistics know of. So scans of the whole table are not offered.
  */
-bool
-ga_table_fetch(GaStatement *stmt, const GaHash *hash, bool fresh)
+static uint64
+execute_by_hash(GaStatement *stmt, const GaHash *hash, bool read_only, Snapshot snapshot)
 {
 	Datum		arg = ga_hash_to_datum(hash);
 	int			level = NewGUCNestLevel();
-	bool		found;
+	uint64		rows;
 
 	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	found = execute(stmt, &arg, !fresh) > 0;
+	rows = execute(stmt, &arg, read_only, snapshot);
 	AtEOXact_GUC(true, level);
 	pfree(DatumGetPointer(arg));
+	return rows;
+}
+
+bool
+ga_table_fetch(GaStatement *stmt, const GaHash *hash, bool fresh)
+{
+	return execute_by_hash(stmt, hash, !fresh, InvalidSnapshot) > 0;
+}
+
+bool
+ga_table_fetch_latest(GaStatement *stmt, const GaHash *hash)
+{
+	return execute_by_hash(stmt, hash, true, GetLatestSnapshot()) > 0;
+}
+
+bool
+ga_table_present(GaStatement *stmt, const GaHash *hash)
+{
+	bool		found = ga_table_fetch(stmt, hash, true);
+
+	if (found && IsolationUsesXactSnapshot())
+	{
+		SPI_freetuptable(SPI_tuptable);
+		found = ga_table_fetch_latest(stmt, hash);
+	}
 	return found;
+}
+
+bool
+ga_table_run_latest(GaStatement *stmt, const GaHash *hash)
+{
+	return execute_by_hash(stmt, hash, false, GetLatestSnapshot()) > 0;
 }
 
 void
@@ -118,13 +155,13 @@ ga_table_insert(const char *table, GaStatement *probe, GaStatement *insert, cons
 	GaTableUser before = ga_table_enter_owner(table);
 	bool		found = false;
 
-	if (probe != NULL)
+	if (probe != NULL && !ga_doomed(hash))
 	{
-		found = ga_table_fetch(probe, hash, true);
+		found = ga_table_present(probe, hash);
 		SPI_freetuptable(SPI_tuptable);
 	}
 	if (!found && args != NULL)
-		execute(insert, args, false);
+		execute(insert, args, false, InvalidSnapshot);
 	ga_table_leave_owner(before);
 	return !found;
 }

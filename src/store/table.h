@@ -37,12 +37,24 @@ typedef struct GaStatement
  */
 extern bool ga_table_fetch(GaStatement *stmt, const GaHash *hash, bool fresh);
 
+/* The same under the newest snapshot that there is, whatever the isolation level. */
+extern bool ga_table_fetch_latest(GaStatement *stmt, const GaHash *hash);
+
+/*
+ * For writers that will refer to the row: under a fresh snapshot, and with REPEATABLE READ also under the newest one, for
+ * what the transaction sees may have been deleted. As ga_table_fetch else.
+ */
+extern bool ga_table_present(GaStatement *stmt, const GaHash *hash);
+
+/* Runs a statement that writes, and reads under the newest snapshot; true when it has written a row. */
+extern bool ga_table_run_latest(GaStatement *stmt, const GaHash *hash);
+
 /* A column of the row that was found; ERROR XX001 for NULL. */
 extern Datum ga_table_column(int n, const char *what, const GaHash *hash);
 
 /*
- * Inserts unless `probe` (may be NULL) finds the row, both as the owner of the table; args NULL: only looks. True
- * when there was no row.
+ * Inserts unless `probe` (may be NULL) finds the row, both as the owner of the table; args NULL: only looks. A doomed row
+ * (doom.h) is not found. True when there was no row.
  */
 extern bool ga_table_insert(const char *table, GaStatement *probe, GaStatement *insert, const GaHash *hash, Datum *args);
 

@@ -9,6 +9,8 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "store/delta.h"
+#include "store/doom.h"
 #include "store/store.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -412,7 +414,9 @@ ga_store_chunk(PG_FUNCTION_ARGS)
 				 errhint("Every chunk of a tensor has exactly %d bytes, except the last.", GA_CHUNK_SIZE)));
 	connect_spi();
 	ga_hash_chunk(view.data, view.nbytes, &hash);
-	ga_chunk_store(view.data, view.nbytes, ga_dtype_info(view.dtype)->width, &hash);
+	/* A new row is young; an old one may be about to become garbage. */
+	if (ga_chunk_store(view.data, view.nbytes, ga_dtype_info(view.dtype)->width, &hash) == 0)
+		ga_upload_note(&hash);
 	PG_RETURN_DATUM(finish_with_hash(&hash));
 }
 
@@ -437,6 +441,18 @@ hashes_argument(ArrayType *array, int *n)
 	return hashes;
 }
 
+/* True unless the caller may refer to the chunk. */
+static bool
+is_missing(const GaHash *chunk)
+{
+	size_t		nbytes;
+
+	if (ga_doomed(chunk))
+		return true;
+	nbytes = ga_chunk_size(chunk);
+	return nbytes == 0 || (IsolationUsesXactSnapshot() && !ga_chunk_exists(chunk, nbytes));
+}
+
 /* missing_chunks(hashes bytea[]) SETOF bytea */
 PG_FUNCTION_INFO_V1(ga_missing_chunks);
 Datum
@@ -451,7 +467,7 @@ ga_missing_chunks(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (ga_chunk_size(&hashes[i]) == 0)
+		if (is_missing(&hashes[i]))
 		{
 			Datum		value = ga_hash_to_datum(&hashes[i]);
 			bool		isnull = false;
@@ -459,6 +475,8 @@ ga_missing_chunks(PG_FUNCTION_ARGS)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
 			pfree(DatumGetPointer(value));
 		}
+		else
+			ga_upload_note(&hashes[i]);
 	}
 	SPI_finish();
 	return (Datum) 0;
@@ -493,7 +511,7 @@ ga_store_tensor(PG_FUNCTION_ARGS)
 	connect_spi();
 	for (int i = 0; i < n; i++)
 	{
-		size_t		size = ga_chunk_size(&chunks[i]);
+		size_t		size = ga_chunk_keep(&chunks[i]);
 
 		CHECK_FOR_INTERRUPTS();
 		if (size == 0)
@@ -512,8 +530,32 @@ ga_store_tensor(PG_FUNCTION_ARGS)
 		ga_spine_push(&spine, &chunks[i]);
 	ga_spine_finish(&spine, &root);
 	ga_hash_tensor(dtype, ndim, dims, &root, &hash);
-	ga_tensor_row_store(dtype, ndim, dims, nbytes, &root, &hash);
+	if (!ga_tensor_row_store(dtype, ndim, dims, nbytes, &root, &hash))
+		ga_upload_note(&hash);
 	PG_RETURN_DATUM(finish_with_hash(&hash));
+}
+
+/* keep_tensor(tensor bytea) boolean: for whoever will refer to it (doom.h). */
+PG_FUNCTION_INFO_V1(ga_keep_tensor);
+Datum
+ga_keep_tensor(PG_FUNCTION_ARGS)
+{
+	GaHash		hash;
+	bool		kept;
+
+	ga_hash_from_datum(PG_GETARG_DATUM(0), &hash);
+	connect_spi();
+	kept = ga_tensor_keep(&hash);
+	SPI_finish();
+	PG_RETURN_BOOL(kept);
+}
+
+/* doom_pending() boolean */
+PG_FUNCTION_INFO_V1(ga_doom_pending_sql);
+Datum
+ga_doom_pending_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(ga_doom_pending());
 }
 
 /* tensor_hash(data swarm_tensor) bytea: the identity without storing anything. */

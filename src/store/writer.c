@@ -6,6 +6,7 @@
 
 #include "miscadmin.h"
 #include "store/delta.h"
+#include "store/doom.h"
 #include "store/store.h"
 
 struct GaWriter
@@ -127,10 +128,16 @@ ga_writer_new_bytes(const GaWriter *w)
 GaWriter *
 ga_writer_append(const GaHash *base, const int64 *dims)
 {
-	GaReader   *reader = ga_reader_open(base);
-	GaWriter   *w = ga_writer_begin(reader->dtype, reader->ndim, dims);
-	size_t		tail = reader->nbytes % GA_CHUNK_SIZE;
-	uint64		whole = reader->nbytes / GA_CHUNK_SIZE;
+	GaReader   *reader;
+	GaWriter   *w;
+	size_t		tail;
+	uint64		whole;
+
+	ga_tensor_require(base);
+	reader = ga_reader_open(base);
+	w = ga_writer_begin(reader->dtype, reader->ndim, dims);
+	tail = reader->nbytes % GA_CHUNK_SIZE;
+	whole = reader->nbytes / GA_CHUNK_SIZE;
 
 	/* Entries of full size stay; of each level, those that share a node with the first one that does not. */
 	for (int l = 0; whole > 0; l++, whole /= GA_NODE_FANOUT)
@@ -207,9 +214,11 @@ ga_store_replace(GaReader *reader, uint64 *numbers, GaHash *hashes, uint64 n, Ga
 void
 ga_store_patch(const GaHash *base, uint64 offset, const char *data, uint64 nbytes, GaHash *tensor)
 {
-	GaReader   *reader = ga_reader_open(base);
+	GaReader   *reader;
 	GaHash		root;
 
+	ga_tensor_require(base);
+	reader = ga_reader_open(base);
 	if (offset > reader->nbytes || nbytes > reader->nbytes - offset)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
