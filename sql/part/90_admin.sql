@@ -71,6 +71,9 @@ CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN p.proname = ANY ('{lock_store_maintenance,collection_horizon,horizon_passed,next_xid}'::text[]) THEN 'admin'
+        WHEN p.proname = ANY ('{create_backup,restore_backup,backup_now,run_backup,write_backup,write_backup_rows,write_tables,write_packs,
+            load_backup,load_store,load_pack,load_node,load_tensor,load_table,check_restored,check_digests,previous_backup,backup_folder,
+            backup_folders,read_backup_manifest,verify_backup}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,

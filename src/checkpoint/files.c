@@ -54,9 +54,8 @@ ga_put_file_row(ReturnSetInfo *rsinfo, const char *name, uint64 items, uint64 nb
 
 /* ---- text into files ---- */
 
-/* Writes the rows of a query of one text column, a line each. Returns the number of rows. */
-static uint64
-write_query_lines(GaFile *file, const char *query)
+uint64
+ga_export_lines(GaFile *file, const char *query)
 {
 	Portal		portal = ga_export_cursor(query);
 	uint64		rows = 0;
@@ -103,7 +102,7 @@ ga_write_lines(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	file = ga_file_create(path, 0);
-	rows = write_query_lines(file, query);
+	rows = ga_export_lines(file, query);
 	nbytes = ga_file_finish(file, sha256);
 	ga_put_file_row(rsinfo, path, rows, nbytes, sha256);
 	SPI_finish();

@@ -24,6 +24,15 @@ extern size_t ga_chunk_store_packed(const char *data, size_t nbytes, int width, 
 /* For writers (doom.h): true when the chunk is there in some form and may be referred to. */
 extern bool ga_chunk_exists(const GaHash *hash, size_t nbytes);
 
+/* Stores a chunk whose row has these packed bytes, of which data is the content, unless it is there in some form. */
+extern size_t ga_chunk_store_as_is(const GaHash *hash, const char *data, size_t nbytes, bytea *packed, int codec, int width);
+
+/*
+ * A chunk as a row of its own holds it, or would hold it; its content, checked against its hash, in raw (GA_CHUNK_SIZE).
+ * ERROR XX001 when it is missing or damaged.
+ */
+extern bytea *ga_chunk_fetch_packed(const GaHash *hash, char *raw, size_t *nbytes, int *codec, int *width);
+
 /* The inverse; NULL, or what is wrong with them. */
 extern const char *ga_chunk_unpack(Datum packed, int codec, int width, char *dst, size_t nbytes);
 
