@@ -275,23 +275,33 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.previous_backup(text) IS
     'newest backup of a path whose manifest and index are whole (NULL: none), and those of its packs that are there';
 
-CREATE FUNCTION gpuagent_store.write_backup(path text, temp text, number bigint, uid uuid) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601'
+CREATE FUNCTION gpuagent_store.write_backup_rows(temp text) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601'
     SET extra_float_digits = 1 SET bytea_output = 'hex' SET row_security = off SET gpuagent.compression = off SET jit = off AS $$
+    SELECT jsonb_agg(gpuagent_store.manifest_file(temp, w.file, w.items, w.nbytes, w.sha256))
+    FROM (SELECT array_agg(temp || '/' || q.name || '.jsonl' ORDER BY q.place) AS paths, array_agg(q.query ORDER BY q.place) AS queries
+          FROM (SELECT b.place, b.name, gpuagent_store.backup_query(b.name, b.ordering) FROM gpuagent_store.backup_tables() b
+                UNION ALL VALUES (100, 'objects', gpuagent_store.backup_objects_query()), (101, 'tensor', gpuagent_store.backup_tensors_query()),
+                    (102, 'node', gpuagent_store.backup_nodes_query())) q (place, name, query)) a,
+        gpuagent_store.write_tables(a.paths, a.queries) w
+$$;
+COMMENT ON FUNCTION gpuagent_store.write_backup_rows(text) IS
+    'writes the tables of a backup, all on one snapshot, and returns the files'' entries in the manifest';
+
+CREATE FUNCTION gpuagent_store.write_backup(path text, temp text, number bigint, uid uuid) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET row_security = off SET jit = off AS $$
 DECLARE
     t record;
     previous record;
     files jsonb;
     wrong text;
     wanted text;
-    added bigint;
+    kept text;
+    n bigint;
+    added bigint := 0;
 BEGIN
-    SELECT jsonb_agg(gpuagent_store.manifest_file(temp, w.file, w.items, w.nbytes, w.sha256)) INTO files
-    FROM (SELECT array_agg(temp || '/' || q.name || '.jsonl' ORDER BY q.place) AS paths, array_agg(q.query ORDER BY q.place) AS queries
-          FROM (SELECT b.place, b.name, gpuagent_store.backup_query(b.name, b.ordering) FROM gpuagent_store.backup_tables() b
-                UNION ALL VALUES (100, 'objects', gpuagent_store.backup_objects_query()), (101, 'tensor', gpuagent_store.backup_tensors_query()),
-                    (102, 'node', gpuagent_store.backup_nodes_query())) q (place, name, query)) a,
-        gpuagent_store.write_tables(a.paths, a.queries) w;
+    PERFORM gpuagent_store.progress('tables');
+    files := gpuagent_store.write_backup_rows(temp);
     SELECT j ->> 'object' INTO wrong FROM gpuagent_store.read_lines(temp || '/tensor.jsonl') l, LATERAL (SELECT l::jsonb AS j) x
         WHERE j ->> 'root' IS NULL LIMIT 1;
     IF FOUND THEN
@@ -308,25 +318,32 @@ BEGIN
         EXCEPT
         SELECT decode(l::jsonb ->> 'hash', 'hex') FROM gpuagent_store.read_lines(%2$L) l$q$, temp || '/tensor.jsonl', temp || '/node.jsonl');
     previous := gpuagent_store.previous_backup(path);
-    FOR t IN SELECT * FROM gpuagent_store.write_packs(temp, path || '/data', temp || '/chunk.jsonl',
-        CASE WHEN previous.folder IS NULL THEN 'SELECT NULL::text WHERE false' ELSE format($q$
-            SELECT k.l FROM gpuagent_store.read_lines(%L) k (l) WHERE k.l::jsonb ->> 'file' = ANY (%L::text[])
-                AND decode(k.l::jsonb ->> 'hash', 'hex') IN (%s)$q$, previous.folder || '/chunk.jsonl', previous.packs, wanted) END,
-        CASE WHEN previous.folder IS NULL THEN wanted || ' ORDER BY 1' ELSE format($q$
-            %s EXCEPT SELECT decode(k.l::jsonb ->> 'hash', 'hex') FROM gpuagent_store.read_lines(%L) k (l)
-                WHERE k.l::jsonb ->> 'file' = ANY (%L::text[]) ORDER BY 1$q$, wanted, previous.folder || '/chunk.jsonl', previous.packs) END)
+    kept := 'SELECT NULL::text WHERE false';
+    IF previous.folder IS NOT NULL THEN
+        kept := format($q$
+            SELECT k.l FROM gpuagent_store.read_lines(%L) k (l)
+            WHERE k.l::jsonb ->> 'file' = ANY (%L::text[]) AND decode(k.l::jsonb ->> 'hash', 'hex') IN (%s)$q$,
+            previous.folder || '/chunk.jsonl', previous.packs, wanted);
+        wanted := wanted || format($q$
+            EXCEPT
+            SELECT decode(k.l::jsonb ->> 'hash', 'hex') FROM gpuagent_store.read_lines(%L) k (l) WHERE k.l::jsonb ->> 'file' = ANY (%L::text[])$q$,
+            previous.folder || '/chunk.jsonl', previous.packs);
+    END IF;
+    EXECUTE format('SELECT count(*) FROM (%s) x', wanted) INTO n;
+    PERFORM gpuagent_store.progress('chunks', 0, n);
+    FOR t IN SELECT * FROM gpuagent_store.write_packs(temp, path || '/data', temp || '/chunk.jsonl', kept, wanted || ' ORDER BY 1')
     LOOP
         IF t.file = temp || '/chunk.jsonl' THEN
             files := files || gpuagent_store.manifest_file(temp, t.file, t.items, t.nbytes, t.sha256);
         ELSE
-            added := COALESCE(added, 0) + t.nbytes;
+            added := added + t.nbytes;
         END IF;
     END LOOP;
 
     PERFORM gpuagent_store.write_text(temp || '/MANIFEST.json', gpuagent_store.manifest_text(jsonb_build_object(
         'format', 'gpuagent backup', 'format_version', 1, 'number', number, 'uid', uid, 'previous', split_part(previous.folder, '/', -1),
         'creator', gpuagent.version(), 'source', gpuagent_store.xid_source(), 'server', current_setting('server_version'),
-        'encoding', getdatabaseencoding(), 'created_at', now(), 'files', files, 'new_bytes', COALESCE(added, 0),
+        'encoding', getdatabaseencoding(), 'created_at', now(), 'files', files, 'new_bytes', added,
         'last_import', (SELECT h.last_import FROM gpuagent_store.checkpoint_head h),
         'tables', (SELECT jsonb_agg(jsonb_build_object('name', b.name, 'columns',
                 (SELECT jsonb_agg(c.name) FROM gpuagent_store.backup_columns(b.name) c)) ORDER BY b.place) FROM gpuagent_store.backup_tables() b),
@@ -348,6 +365,7 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_backup_path(path);
+    PERFORM gpuagent_store.progress_begin('create_backup', path);
     PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.backup ' || path, 0));
     temp := gpuagent_store.temp_create(path);
     SELECT 1 + COALESCE(max(split_part(split_part(f, '/', -1), '-', 2)::bigint), 0) INTO number FROM gpuagent_store.backup_folders(path) f;
@@ -355,23 +373,33 @@ BEGIN
     PERFORM gpuagent_store.write_backup(path, temp, number, uid);
     PERFORM gpuagent_store.temp_publish(temp, path || '/' || folder);
     PERFORM gpuagent_store.replace_text(path || '/latest', folder || E'\n');
+    PERFORM gpuagent_store.progress_end();
     RETURN number;
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.backup_now(text) IS 'the work of create_backup';
 
+CREATE FUNCTION gpuagent_store.run_backup(job bigint, arguments jsonb, carry jsonb) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('done', true, 'path', arguments -> 'path', 'number', gpuagent_store.backup_now(arguments ->> 'path'))
+$$;
+COMMENT ON FUNCTION gpuagent_store.run_backup(bigint, jsonb, jsonb) IS 'create_backup as a job';
+
 CREATE FUNCTION gpuagent.create_backup(path text, wait boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT wait THEN
-        RAISE EXCEPTION 'a backup cannot be made in the background'
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use wait => true.';
+    IF COALESCE(wait, true) THEN
+        RETURN gpuagent_store.backup_now(path);
     END IF;
-    RETURN gpuagent_store.backup_now(path);
+    -- What would fail at once should not wait for a worker to say so.
+    PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_backup_path(path);
+    PERFORM gpuagent_store.path_exists(path);
+    RETURN gpuagent_store.queue_job('backup', path, jsonb_build_object('path', path));
 END
 $$;
 COMMENT ON FUNCTION gpuagent.create_backup(text, boolean) IS
-    'writes everything of this database, as of one snapshot, as a backup into folder PATH below gpuagent.storage_path, and returns its number there; chunks that the previous backup in PATH has are not written again; needs pg_write_server_files and pg_read_server_files; XX001 when the store is damaged; a backup appears complete or not at all';
+    'writes everything of this database, as of one snapshot, as a backup into folder PATH below gpuagent.storage_path, and returns its number there; wait => false: as a job, whose number it returns. Chunks that the previous backup in PATH has are not written again. Needs pg_write_server_files and pg_read_server_files; XX001 when the store is damaged; a backup appears complete or not at all';
 
 -- RESTORING
 CREATE FUNCTION gpuagent_store.backup_folder(path text) RETURNS text
@@ -430,6 +458,7 @@ BEGIN
     IF wrong IS NOT NULL THEN
         PERFORM gpuagent_store.bad_backup(folder, format('A chunk is in "%s", which is no pack of the manifest.', wrong));
     END IF;
+    PERFORM gpuagent_store.progress('chunks', 0, (SELECT (f ->> 'items')::bigint FROM jsonb_array_elements(manifest -> 'files') f WHERE f ->> 'name' = 'chunk.jsonl'));
     PERFORM gpuagent_store.load_pack(regexp_replace(folder, '[^/]*$', 'data/') || p.file, p.hashes, p.first, p.stored, p.nbytes, p.codecs, p.widths, true)
     FROM (SELECT j ->> 'file' AS file, array_agg(decode(j ->> 'hash', 'hex') ORDER BY (j ->> 'first')::bigint) AS hashes,
               array_agg((j ->> 'first')::bigint ORDER BY (j ->> 'first')::bigint) AS first,
@@ -530,6 +559,7 @@ DECLARE
     t record;
 BEGIN
     PERFORM gpuagent_store.load_store(folder, manifest);
+    PERFORM gpuagent_store.progress('tables');
     FOR t IN SELECT b.name, (SELECT m -> 'columns' FROM jsonb_array_elements(manifest -> 'tables') m WHERE m ->> 'name' = b.name LIMIT 1) AS columns
         FROM gpuagent_store.backup_tables() b ORDER BY b.place
     LOOP
@@ -568,6 +598,8 @@ BEGIN
             USING ERRCODE = 'active_sql_transaction', DETAIL = 'It has to see what others wrote until it held its locks.',
                 HINT = 'Begin the transaction with BEGIN ISOLATION LEVEL READ COMMITTED, or use dry_run.';
     END IF;
+    PERFORM gpuagent_store.progress_begin('restore_backup', $1);
+    PERFORM gpuagent_store.progress('verifying');
     folder := gpuagent_store.backup_folder($1);
     manifest := gpuagent_store.read_backup_manifest(folder);
     SELECT * INTO problem FROM gpuagent_store.verify_backup(folder, manifest, 'full') LIMIT 1;
@@ -584,6 +616,7 @@ BEGIN
         END IF;
         RETURN QUERY SELECT l::jsonb ->> 'object', 'insert'::text, (l::jsonb ->> 'rows')::bigint, (l::jsonb ->> 'nbytes')::bigint
             FROM gpuagent_store.read_lines(folder || '/objects.jsonl') l;
+        PERFORM gpuagent_store.progress_end();
     EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
         PERFORM gpuagent_store.bad_backup(folder, 'Its files do not fit together: ' || SQLERRM || '.');
     END;

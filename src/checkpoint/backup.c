@@ -8,6 +8,8 @@
  */
 #include "base/compat.h"
 
+#include "base/progress.h"
+#include "base/throttle.h"
 #include "catalog/pg_type.h"
 #include "checkpoint/export.h"
 #include "checkpoint/safetensors.h"
@@ -83,6 +85,7 @@ ga_write_tables(PG_FUNCTION_ARGS)
 		uint8		sha256[GA_SHA256_LEN];
 		uint64		nbytes = ga_file_finish(file, sha256);
 
+		ga_progress_add(rows, nbytes);
 		ga_put_file_row(rsinfo, path, rows, nbytes, sha256);
 	}
 	SPI_finish();
@@ -196,6 +199,8 @@ add_chunk(Packer *packer, const GaHash *hash)
 	packer->filled += entry->stored;
 	packer->count++;
 	MemoryContextSwitchTo(previous);
+	ga_progress_add(1, entry->stored);
+	ga_throttle(entry->stored);
 	check_interrupts_and_reset(packer->scratch);
 	if (packer->count == PACK_CHUNKS || packer->filled + GA_CHUNK_SIZE > PACK_BYTES)
 		flush_pack(packer);
@@ -351,6 +356,8 @@ ga_load_pack(PG_FUNCTION_ARGS)
 		if (store)
 			total += ga_chunk_store_as_is(&entry.hash, raw, entry.nbytes, packed, entry.codec, entry.width);
 		MemoryContextSwitchTo(previous);
+		ga_progress_add(1, entry.stored);
+		ga_throttle(entry.stored);
 		check_interrupts_and_reset(scratch);
 	}
 	ga_file_close(file);

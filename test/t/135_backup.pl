@@ -159,6 +159,11 @@ sql($node, q{DROP POLICY tenants ON gpuagent.agent; ALTER TABLE gpuagent.agent D
 is(sql($node, q{BEGIN; SELECT gpuagent.store_swarm('mine', '[1]'), gpuagent.create_backup('backups/x'); ROLLBACK;
 		SELECT object FROM gpuagent.restore_backup('backups/x', true) WHERE object = 'swarm:mine'}), "1|1\nswarm:mine", 'a backup shows what its transaction did');
 
+is(sql($node, q{SELECT gpuagent.create_backup('backups/job', wait => false) AS job \gset
+		SELECT gpuagent.wait_for_job(:job), (SELECT count(*) > 5 FROM gpuagent.restore_backup('backups/job', true))}), 'done|t', 'in the background');
+fails_with($node, q{SET ROLE writer; SELECT gpuagent.create_backup('backups/job', wait => false)}, '42501', 'with the same rights');
+fails_with($node, q{SELECT gpuagent.create_backup('wal/x', wait => false)}, '22023', 'and the same paths');
+
 # ---- damage of the original ----
 sql($node, q{CREATE TABLE kept AS SELECT * FROM gpuagent_store.chunk WHERE nbytes = 1048576 LIMIT 1;
 	UPDATE gpuagent_store.chunk c SET data = set_byte(c.data, 20, get_byte(c.data, 20) # 1) FROM kept k WHERE k.hash = c.hash});
