@@ -70,18 +70,18 @@ COMMENT ON FUNCTION gpuagent_store.backup_query(text, text) IS 'query for the li
 
 CREATE FUNCTION gpuagent_store.backup_tensors_query() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT $q$
+    SELECT $ga$
         SELECT json_build_object('hash', encode(r.hash, 'hex'), 'dtype', t.dtype, 'shape', t.shape::text, 'nbytes', t.nbytes,
             'root', encode(t.root, 'hex'), 'object', r.object)::text
         FROM gpuagent_store.tensor_references(NULL, NULL) r
         LEFT JOIN LATERAL (SELECT * FROM gpuagent_store.tensor s WHERE s.hash = r.hash LIMIT 1) t ON true
-        ORDER BY r.hash$q$
+        ORDER BY r.hash$ga$
 $$;
 COMMENT ON FUNCTION gpuagent_store.backup_tensors_query() IS 'query for the lines of all tensors that something refers to';
 
 CREATE FUNCTION gpuagent_store.backup_nodes_query() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT $q$
+    SELECT $ga$
         WITH RECURSIVE entry (hash) AS (
             SELECT t.root FROM gpuagent_store.tensor_references(NULL, NULL) r
                 CROSS JOIN LATERAL (SELECT * FROM gpuagent_store.tensor s WHERE s.hash = r.hash LIMIT 1) t
@@ -92,7 +92,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
                 CROSS JOIN generate_series(0, octet_length(n.children) / 32 - 1) i)
         SELECT json_build_object('hash', encode(e.hash, 'hex'), 'nbytes', n.nbytes, 'children', encode(n.children, 'hex'))::text
         FROM entry e CROSS JOIN LATERAL (SELECT * FROM gpuagent_store.node x WHERE x.hash = e.hash LIMIT 1) n
-        ORDER BY n.nbytes, e.hash$q$
+        ORDER BY n.nbytes, e.hash$ga$
 $$;
 COMMENT ON FUNCTION gpuagent_store.backup_nodes_query() IS
     'query for the lines of all nodes below those tensors, children before parents';
@@ -100,7 +100,7 @@ COMMENT ON FUNCTION gpuagent_store.backup_nodes_query() IS
 -- What is in a database, by object. A restore ends with the same query, and compares.
 CREATE FUNCTION gpuagent_store.backup_objects_query() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT $q$
+    SELECT $ga$
         SELECT json_build_object('object', u.object, 'rows', u.n, 'nbytes', u.nbytes)::text
         FROM (
             SELECT 'agents', count(*), coalesce(sum(gpuagent.nbytes(a.state)), 0) + coalesce(sum(gpuagent.nbytes(a.memory)), 0)
@@ -129,7 +129,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
                     + (SELECT count(*) FROM gpuagent_store.checkpoint_edge) + (SELECT count(*) FROM gpuagent_store.checkpoint_metric),
                 coalesce(sum(c.raw_bytes), 0)
             FROM gpuagent.checkpoint c) u (object, n, nbytes)
-        WHERE u.n > 0 ORDER BY u.object COLLATE "C"$q$
+        WHERE u.n > 0 ORDER BY u.object COLLATE "C"$ga$
 $$;
 COMMENT ON FUNCTION gpuagent_store.backup_objects_query() IS
     'query for lines of all objects with their rows and raw bytes';
@@ -156,7 +156,7 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.bad_backup(text, text) IS 'raises XX001 with a reason';
 
 CREATE FUNCTION gpuagent_store.read_backup_manifest(folder text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lines text[] := string_to_array(gpuagent_store.read_text(folder || '/MANIFEST.json'), E'\n');
     content jsonb;
