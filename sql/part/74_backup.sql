@@ -49,8 +49,8 @@ COMMENT ON FUNCTION gpuagent_store.backup_tables() IS 'tables whose rows are in 
 CREATE FUNCTION gpuagent_store.backup_columns("table" text) RETURNS TABLE (name text, type text, generated boolean)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attgenerated <> ''
-    FROM pg_attribute a
-    WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname || '.' || c.relname = $1 AND a.attnum > 0 AND NOT a.attisdropped
         AND a.attname <> ALL ('{version_xact,version_at,exported_path,exported_at}')
     ORDER BY a.attnum
 $$;
