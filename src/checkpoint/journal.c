@@ -85,30 +85,6 @@ open_locked(int dir, const char *name, int patience)
 	}
 }
 
-static bool
-write_all(int fd, const char *data, size_t len, off_t at)
-{
-	while (len > 0)
-	{
-		ssize_t		written;
-
-		errno = 0;
-		written = pwrite(fd, data, len, at);
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0)
-		{
-			if (errno == 0)
-				errno = ENOSPC;
-			return false;
-		}
-		data += written;
-		len -= written;
-		at += written;
-	}
-	return true;
-}
-
 /* Reads a whole file of at most MAX_FILE bytes; the number of bytes, -1 with errno. */
 static ssize_t
 read_all(int fd, char **data)
@@ -175,7 +151,7 @@ compact(int dir, const char *name, const char *data, size_t len)
 		(void) ga_journal_open_records(data, len, keep_record, &rewrite, &end, &last);
 		(void) unlinkat(dir, draft, 0);
 		fd = openat(dir, draft, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-		done = fd >= 0 && write_all(fd, rewrite.data, rewrite.len, 0) && pg_fsync(fd) == 0 &&
+		done = fd >= 0 && ga_write_all(fd, rewrite.data, rewrite.len, 0) && pg_fsync(fd) == 0 &&
 			renameat(dir, draft, dir, name) == 0 && pg_fsync(dir) == 0;
 	}
 	if (fd >= 0)
@@ -201,7 +177,7 @@ start_file(int dir, const char *name, int fd, size_t len)
 		return false;
 	}
 	ga_journal_put_header(header, GetSystemIdentifier(), MyDatabaseId);
-	return write_all(fd, header, sizeof(header), 0) && ftruncate(fd, sizeof(header)) == 0 &&
+	return ga_write_all(fd, header, sizeof(header), 0) && ftruncate(fd, sizeof(header)) == 0 &&
 		pg_fsync(fd) == 0 && pg_fsync(dir) == 0;
 }
 
@@ -244,7 +220,7 @@ append_locked(int dir, const char *name, int fd, GaJournalRecord *record)
 	if (record->kind != GA_JOURNAL_END)
 		record->serial = last + 1;
 	size = ga_journal_put(bytes, record);
-	done = (end == (size_t) len || ftruncate(fd, end) == 0) && write_all(fd, bytes, size, end) && pg_fsync(fd) == 0;
+	done = (end == (size_t) len || ftruncate(fd, end) == 0) && ga_write_all(fd, bytes, size, end) && pg_fsync(fd) == 0;
 	if (!done)
 	{
 		int			saved = errno;

@@ -92,13 +92,8 @@ write_name(int fd, const char *name)
 {
 	char		line[GA_JOURNAL_NAME + 2];
 	int			len = snprintf(line, sizeof(line), "%s\n", name);
-	ssize_t		written;
 
-	errno = 0;
-	written = pwrite(fd, line, len, 0);
-	if (written >= 0 && written < len)
-		errno = ENOSPC;
-	return written == len && pg_fsync(fd) == 0;
+	return ga_write_all(fd, line, len, 0) && pg_fsync(fd) == 0;
 }
 
 bool
@@ -173,6 +168,11 @@ publish(Pending *p)
 {
 	struct stat st;
 
+	/* A part of the export may have failed to remove a private folder of its own. */
+	if (p->temp != NULL && !ga_temp_sweep(p->fd))
+		ereport(ERROR,
+				(errcode(ERRCODE_IO_ERROR),
+				 errmsg("could not remove private files from the folder to become \"%s\"", p->target)));
 	if (p->temp != NULL && pg_fsync(p->fd) < 0 && errno != EBADF && errno != EINVAL)
 		publish_failed(p, "fsync the folder to become");
 	if (p->to_latest)

@@ -319,7 +319,7 @@ sweep_folder(int fd, int depth)
 	DIR		   *dir;
 	struct dirent *entry;
 
-	ga_temp_sweep(fd);
+	(void) ga_temp_sweep(fd);
 	dir = depth > 0 ? fdopendir(fd) : NULL;
 	if (dir == NULL)
 	{

@@ -326,6 +326,30 @@ ga_folder_open(const char *path)
 	return fd;
 }
 
+bool
+ga_write_all(int fd, const char *data, size_t len, off_t at)
+{
+	while (len > 0)
+	{
+		ssize_t		written;
+
+		errno = 0;
+		written = pwrite(fd, data, len, at);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			return false;
+		}
+		data += written;
+		len -= written;
+		at += written;
+	}
+	return true;
+}
+
 void
 ga_folder_sync(int fd, const char *path)
 {
@@ -420,33 +444,36 @@ temp_subxact_end(SubXactEvent event, SubTransactionId subid, SubTransactionId pa
 	}
 }
 
-void
+bool
 ga_temp_sweep(int parent)
 {
 	int			fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR		   *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *entry;
+	bool		clean = true;
 
 	if (dir == NULL)
 	{
 		if (fd >= 0)
-			close(fd);
-		return;
+			ga_close_keeping_errno(fd);
+		return false;
 	}
 	while ((entry = readdir(dir)) != NULL)
 	{
 		int			child;
+		struct stat st;
 
 		if (strncmp(entry->d_name, TEMP_PREFIX, strlen(TEMP_PREFIX)) != 0)
 			continue;
 		child = openat(parent, entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-		if (child < 0)
-			continue;
-		if (flock(child, LOCK_EX | LOCK_NB) == 0)
+		if (child >= 0 && flock(child, LOCK_EX | LOCK_NB) == 0)
 			ga_tree_remove(parent, entry->d_name);
-		close(child);
+		if (child >= 0)
+			close(child);
+		clean &= fstatat(parent, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 	}
 	closedir(dir);
+	return clean;
 }
 
 bool
@@ -509,7 +536,7 @@ ga_temp_create(const char *parent)
 	int			dir = ga_path_open_parent(probe, true, &last);
 	int			fd;
 
-	ga_temp_sweep(dir);
+	(void) ga_temp_sweep(dir);
 	fd = make_locked(dir, name, sizeof(name));
 	if (fd < 0)
 	{

@@ -53,6 +53,9 @@ extern void ga_folder_sync(int fd, const char *path);
 
 extern void ga_close_keeping_errno(int fd);
 
+/* Writes all of it at an offset, in several pieces where the system takes less. Never throws; false with errno. */
+extern bool ga_write_all(int fd, const char *data, size_t len, off_t at);
+
 /* Makes a private folder in folder `parent`, to be removed with the transaction. Sweeps leftovers of dead processes. */
 extern char *ga_temp_create(const char *parent);
 extern void ga_temp_remove(const char *path);
@@ -73,8 +76,8 @@ extern void ga_temp_take(const char *path, int *parent, int *fd);
 /* A random name of a private file or folder; false without randomness. */
 extern bool ga_temp_name(char *name, size_t size);
 
-/* Removes what is private in an open folder and nobody holds a lock on: its owner died. Never throws. */
-extern void ga_temp_sweep(int parent);
+/* Removes what is private in an open folder and nobody holds a lock on: its owner died. True when nothing private is left. Never throws. */
+extern bool ga_temp_sweep(int parent);
 
 /* Removes a file, or a folder with all in it. Never throws; leaves what it cannot remove. */
 extern void ga_tree_remove(int parent, const char *name);

@@ -148,6 +148,7 @@ ga_stage() {
 	cp "$GA_ROOT/README.md" "$GA_WORK/stage/"	# its tour is a test
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device"
 	cp "$GA_ROOT/build/device/gpuagent_device_emulated" "$GA_WORK/stage/"
+	"${CC:-gcc}" -std=gnu11 -O1 -Wall -Wextra -Werror -shared -fPIC -o "$GA_WORK/stage/fault.so" "$GA_ROOT/test/fault/shim.c" -ldl
 	chmod -R a+rX "$GA_WORK/stage"
 }
 

@@ -174,7 +174,7 @@ suite_tap() {
 		cd "$out" && ga_as env "TESTDIR=$out" "TESTDATADIR=$out/data" "TESTLOGDIR=$out/log" \
 			"PG_REGRESS=$GA_PGXS/test/regress/pg_regress" PGPORT=65432 "GA_TEST_DATA=$GA_WORK/stage/test/data" \
 			"GA_DEVICE_PROGRAM=${GA_DEVICE_PROGRAM:-$GA_WORK/stage/gpuagent_device_emulated}" \
-			"GA_DEVICE_EMULATED=$GA_WORK/stage/gpuagent_device_emulated" \
+			"GA_DEVICE_EMULATED=$GA_WORK/stage/gpuagent_device_emulated" "GA_FAULT_SHIM=$GA_WORK/stage/fault.so" \
 			prove --verbose --merge -I "$GA_WORK/stage/test/perl" -I "$GA_PGXS/test/perl" "$1" && return
 		tail -n 15 "$out"/{tmp_check/log,log}/"regress_log_$(basename "$1" .pl)" 2>/dev/null |
 			grep -v '^\(ok\|not ok\)' || true
