@@ -18,3 +18,8 @@ CREATE FUNCTION gpuagent_store.progress_records() RETURNS TABLE (pid bigint, job
     items_done bigint, items_total bigint, bytes_done bigint, bytes_total bigint, bytes_per_s bigint, started_at timestamptz, eta timestamptz)
     AS 'MODULE_PATHNAME', 'ga_progress_records' LANGUAGE C STABLE PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION gpuagent_store.progress_records() IS 'what processes in this database are doing; no rows without preloading';
+
+CREATE FUNCTION gpuagent_store.throttle(nbytes bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'ga_throttle_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION gpuagent_store.throttle(bigint) IS
+    'sleeps as long as this session, with these bytes, is ahead of gpuagent.io_rate_limit';

@@ -2,7 +2,7 @@
 CREATE FUNCTION gpuagent_store.queue_job(kind text, object text, arguments jsonb) RETURNS bigint
     AS 'MODULE_PATHNAME', 'ga_queue_job' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.queue_job(text, text, jsonb) IS
-    'queues work for a background worker and returns the job: at commit gpuagent_store.run_KIND(job, arguments, carry) is called again and again with the rights of the caller, each time in a transaction of its own, carry being what the last call returned, until that has "done": true; 55000 when there are no workers';
+    'queues work for a background worker and returns the job: at commit gpuagent_store.run_KIND(job, arguments, carry) is called again and again with the rights of the caller, each time in a transaction of its own, carry being what the last call returned, until that has "done": true (and "forget": true: then its row goes at once); 55000 when there are no workers';
 
 CREATE FUNCTION gpuagent_store.has_job_workers() RETURNS boolean
     AS 'MODULE_PATHNAME', 'ga_has_job_workers' LANGUAGE C STABLE PARALLEL SAFE;
@@ -35,7 +35,7 @@ COMMENT ON FUNCTION gpuagent_store.open_jobs() IS 'jobs that have not ended; non
 
 CREATE VIEW gpuagent.stat_progress AS
     WITH shown AS MATERIALIZED (SELECT * FROM gpuagent_store.progress_records())
-    SELECT p.pid, p.job, p.command, p.object, p.phase, p.items_done, p.items_total, p.bytes_done, p.bytes_total, p.bytes_per_s,
+    SELECT p.pid::integer AS pid, p.job, p.command, p.object, p.phase, p.items_done, p.items_total, p.bytes_done, p.bytes_total, p.bytes_per_s,
         p.started_at, p.eta
     FROM shown p
     UNION ALL

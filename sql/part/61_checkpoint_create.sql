@@ -168,6 +168,8 @@ BEGIN
     IF changed.rows = 0 AND same.id IS NOT NULL
         AND (kind = 'safety' OR (label IS NULL AND metadata IS NULL AND run IS NULL AND step IS NULL)) THEN
         RETURN same.id;
+    ELSIF changed.rows = 0 AND head.last = 0 AND kind = 'auto' THEN
+        RETURN NULL;
     END IF;
     IF gpuagent_store.doom_pending() THEN
         PERFORM gpuagent_store.keep_tensor(t.hash)
@@ -188,7 +190,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.make_checkpoint(text, text, text[], jsonb, text, bigint) IS
-    'create_checkpoint for a kind: manual, auto or safety; a safety checkpoint that would equal the newest one is not made, whatever its label';
+    'create_checkpoint for a kind: manual, auto or safety; a safety checkpoint that would equal the newest one is not made, whatever its label; nor, NULL, a first automatic one of nothing';
 
 CREATE FUNCTION gpuagent.create_checkpoint(label text DEFAULT NULL, objects text[] DEFAULT NULL, metadata jsonb DEFAULT NULL,
     run text DEFAULT NULL, step bigint DEFAULT NULL, export boolean DEFAULT false, quorum bigint DEFAULT 0)

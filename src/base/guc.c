@@ -45,6 +45,8 @@ static const struct config_enum_entry devices[] = {
 
 bool		ga_compression = true;
 int			ga_max_checkpoints = 10;
+int			ga_auto_save_interval = 300;
+bool		ga_auto_export = false;
 int			ga_discard_grace = 600;
 int			ga_compression_level = 1;
 int			ga_devices = GA_DEVICES_AUTO;
@@ -217,6 +219,14 @@ define_worker_settings(GucContext server)
 							"Databases that get a maintenance worker.",
 							"0: none. Each takes one of max_worker_processes, as do the launcher and the supervisor.",
 							&ga_max_databases, 8, 0, 1024, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.auto_save_interval",
+							"How often a checkpoint is made by itself, when something changed.",
+							"0: never.",
+							&ga_auto_save_interval, 300, 0, 2000000, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.auto_export",
+							 "Exports automatic checkpoints.",
+							 "The owner of the tables needs the rights to read and write files of the server.",
+							 &ga_auto_export, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.max_jobs",
 							"Background workers that run jobs at a time, in all databases together.",
 							"0: none. Each takes one of max_worker_processes while it runs.",
@@ -255,7 +265,7 @@ ga_guc_init(void)
 							"After the byte shuffle, level 1 compresses weights as well as level 3 does.",
 							&ga_compression_level, 1, 1, 19, PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.max_checkpoints",
-							"Checkpoints that prune_checkpoints() keeps when it is called without rules.",
+							"Automatic checkpoints that are kept, and checkpoints of all kinds that prune_checkpoints() keeps without rules.",
 							NULL, &ga_max_checkpoints, 10, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.discard_grace",
 							"Time for which the exported folder of a deleted checkpoint stays.",

@@ -9,6 +9,8 @@
 
 extern bool ga_compression;			/* gpuagent.compression */
 extern int	ga_compression_level;	/* gpuagent.compression_level, zstd 1..19 */
+extern int	ga_auto_save_interval;	/* gpuagent.auto_save_interval, s; 0: off */
+extern bool ga_auto_export;			/* gpuagent.auto_export */
 extern int	ga_max_checkpoints;		/* gpuagent.max_checkpoints */
 extern int	ga_discard_grace;		/* gpuagent.discard_grace, s */
 

@@ -113,3 +113,12 @@ ga_throttle(uint64 bytes)
 		bytes -= piece;
 	}
 }
+
+PG_FUNCTION_INFO_V1(ga_throttle_sql);
+Datum
+ga_throttle_sql(PG_FUNCTION_ARGS)
+{
+	if (!PG_ARGISNULL(0) && PG_GETARG_INT64(0) > 0)
+		ga_throttle((uint64) PG_GETARG_INT64(0));
+	PG_RETURN_VOID();
+}

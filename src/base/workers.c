@@ -238,6 +238,12 @@ ga_worker_slots(void)
 	return table->nslots;
 }
 
+bool
+ga_worker_has_job(int slot)
+{
+	return table->slots[slot].job != 0;
+}
+
 /* The caller holds the lock. A pid belongs to its slot until the process has ended it. */
 static void
 stop_slot(WorkerSlot *slot, bool hurry)

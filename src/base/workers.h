@@ -65,6 +65,9 @@ extern bool ga_worker_harvest(int slot, bool gone, GaFinding *finding);
 extern bool ga_worker_slot(int slot, GaWorkerKind *kind, Oid *database);
 extern int	ga_worker_slots(void);
 
+/* Whether the process of a slot has a job. */
+extern bool ga_worker_has_job(int slot);
+
 /* Takes a database where jobs may be queued; InvalidOid when there is none; *all: look into each. */
 extern Oid	ga_workers_queued(bool *all);
 

@@ -298,15 +298,16 @@ call(const GaJob *job)
 	return result;
 }
 
-/* Whether a part's result says that it was the last one. */
+/* Whether a part's result has a key that is true. */
 static bool
-is_done(const char *result)
+says(const char *result, const char *key)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		value = CStringGetTextDatum(result);
+	Oid			types[] = {TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(result), CStringGetTextDatum(key)};
+	Datum		value;
 	bool		isnull;
 
-	if (SPI_execute_with_args("SELECT $1::pg_catalog.jsonb -> 'done' = 'true'", lengthof(types), types, &value, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT $1::pg_catalog.jsonb -> $2 = 'true'", lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what a job returned");
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	return !isnull && DatumGetBool(value);
@@ -332,6 +333,16 @@ keep_carry(GaJob *job, const char *carry)
 		pfree(old);
 }
 
+/* A job that found nothing to do leaves no row, and nobody is told. */
+static void
+forget(const GaJob *job)
+{
+	Oid			types[] = {INT8OID};
+	Datum		value = Int64GetDatum(job->job);
+
+	(void) execute("DELETE FROM gpuagent_store.job WHERE job = $1 AND state = 'running'", lengthof(types), types, &value, NULL, GetLatestSnapshot());
+}
+
 /* A part in a transaction of its own; true when it was the last one. */
 static bool
 step(GaJob *job)
@@ -342,9 +353,11 @@ step(GaJob *job)
 	begin(psprintf("job %lld: gpuagent_store.run_%s", (long long) job->job, job->kind));
 	require_role(job);
 	result = call(job);
-	done = is_done(result);
+	done = says(result, "done");
 	if (!done)
 		keep_carry(job, result);
+	else if (says(result, "forget"))
+		forget(job);
 	else if (!set_state(job, "done", NULL, result))
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),

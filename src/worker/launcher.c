@@ -68,7 +68,7 @@ static int	probe_slot = -1;
 static Oid	probed = InvalidOid;
 static BackgroundWorkerHandle **handles = NULL; /* by slot; NULL: started by a predecessor */
 static bool standby = false;
-static int	job_workers = 0;	/* that have not ended */
+static int	lookers = 0;		/* workers of jobs that have none so far */
 static int	told = 0;			/* shortages that the log knows of, GaShortage bits */
 
 static Known *
@@ -281,7 +281,7 @@ start_job_worker(Known *db)
 		return;
 	if (start_process(slot, GA_WORKER_JOB))
 	{
-		job_workers++;
+		lookers++;
 		db->jobs_queued = db->jobs_waiting = false;
 		db->jobs_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_JOBS_MS);
 		return;
@@ -361,7 +361,7 @@ settle_job_workers(void)
 {
 	bool		ended = false;
 
-	job_workers = 0;
+	lookers = 0;
 	for (int slot = 0; slot < ga_worker_slots(); slot++)
 	{
 		GaWorkerKind kind;
@@ -374,7 +374,7 @@ settle_job_workers(void)
 		db = lookup(database);
 		if (!is_over(slot, &finding))
 		{
-			job_workers++;
+			lookers += !ga_worker_has_job(slot);
 			if (db == NULL || !db->listed)
 				ga_worker_stop(slot);
 			continue;
@@ -473,7 +473,7 @@ may_have_jobs(const Known *db)
 static bool
 wants_job_worker(const Known *db)
 {
-	return may_have_jobs(db) && (db->jobs_queued || job_workers == 0);
+	return may_have_jobs(db) && (db->jobs_queued || lookers == 0);
 }
 
 /* Starts what is due and gives the time of what is due next. */

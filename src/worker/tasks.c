@@ -36,6 +36,18 @@ exports_interval(void)
 	return Max(Min(ga_discard_grace, 60), 1) * 1000;
 }
 
+static int
+auto_save_interval(void)
+{
+	return ga_auto_save_interval > 0 ? ga_auto_save_interval * 1000 : MINUTE;
+}
+
+static bool
+has_auto_save(void)
+{
+	return ga_auto_save_interval > 0;
+}
+
 static void
 find_autosync(const GaRegion *region, void *found)
 {
@@ -54,6 +66,9 @@ has_autosync(void)
 
 const GaTask ga_tasks[] = {
 	{.function = "autosync", .tables = {"swarm", "swarm_version"}, .interval = sync_interval, .wanted = has_autosync},
+	{.function = "auto_save",
+		.tables = {"agent", "graph", "graph_node", "graph_edge", "swarm", "swarm_version", "expert", "weight_version", "run", "metric",
+	"checkpoint", "checkpoint_item", "checkpoint_alias"}, .interval = auto_save_interval, .wanted = has_auto_save},
 	{.function = "check_exports", .tables = {"checkpoint"}, .interval = at_start},
 	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},

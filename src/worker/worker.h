@@ -51,7 +51,7 @@ extern void ga_worker_leave_role(GaRoleScope before);
  * need not be listed: what is inserted there is inserted as their owner.) A task
  * is left out while its function or a table does not exist.
  */
-#define GA_TASK_TABLES 4
+#define GA_TASK_TABLES 16
 
 typedef struct GaTask
 {
