@@ -377,6 +377,7 @@ ga_worker_set_job(int64 job)
 	LWLockAcquire(table_lock, LW_EXCLUSIVE);
 	table->slots[my_slot].job = job;
 	table->slots[my_slot].cancel = false;
+	wake_launcher();			/* another one may look now */
 	LWLockRelease(table_lock);
 }
 
