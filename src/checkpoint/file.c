@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/progress.h"
+#include "base/throttle.h"
 #include "checkpoint/tree.h"
 #include "common/cryptohash.h"
 #include "miscadmin.h"
@@ -169,6 +171,7 @@ ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes)
 	uint64		begin = offset;
 	size_t		total = nbytes;
 
+	ga_throttle(nbytes);
 	while (nbytes > 0)
 	{
 		ssize_t		written;
@@ -196,6 +199,7 @@ ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes)
 	/* Write-back starts now, so that the fsync at the end has little left to wait for. */
 	if (!file->direct && total >= GA_FILE_PIECE)
 		pg_flush_data(file->fd, begin, total);
+	ga_progress_add(0, total);
 }
 
 static void
