@@ -288,7 +288,12 @@ BEGIN
     ELSIF lines[3] <> ',"sha256":"' || encode(sha256(convert_to(lines[2], 'UTF8')), 'hex') || '"}' THEN
         why := 'Its content does not have the SHA-256 that it names.';
     ELSE
-        content := lines[2]::jsonb;
+        BEGIN
+            content := lines[2]::jsonb;
+        EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+            RAISE EXCEPTION 'the manifest of "%" is not valid', folder
+                USING ERRCODE = 'data_corrupted', DETAIL = format('Its content is not JSON: %s.', SQLERRM);
+        END;
         IF content ->> 'format' IS DISTINCT FROM 'gpuagent checkpoint' OR content ->> 'format_version' IS DISTINCT FROM '1' THEN
             why := format('Its format is "%s", version %s; this extension reads "gpuagent checkpoint", version 1.',
                 content ->> 'format', content ->> 'format_version');
@@ -299,9 +304,15 @@ BEGIN
                 WHERE (jsonb_typeof(s -> 'object') = 'string' AND jsonb_typeof(s -> 'tensors') = 'array'
                     AND jsonb_typeof(s -> 'files') = 'array' AND s #>> '{files,0,name}' <> '') IS NOT TRUE)
             OR EXISTS (SELECT FROM jsonb_path_query(content, '$.sections[*].files[*]', silent => true) f
-                WHERE (f ->> 'name' ~ '^[A-Za-z0-9_][A-Za-z0-9._-]*$' AND f ->> 'nbytes' ~ '^[0-9]{1,18}$' AND f ->> 'sha256' ~ '^[0-9a-f]{64}$') IS NOT TRUE)
+                WHERE (f ->> 'name' ~ '^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$' AND f ->> 'nbytes' ~ '^[0-9]{1,18}$' AND f ->> 'sha256' ~ '^[0-9a-f]{64}$') IS NOT TRUE)
         THEN
             why := 'Its checkpoint has no uid, or a section lacks its object, tensors or files with name, nbytes and sha256.';
+        ELSIF COALESCE(jsonb_typeof(content #> '{checkpoint,objects}'), 'null') NOT IN ('array', 'null')
+            OR jsonb_path_exists(content, 'strict $.checkpoint.objects[*] ? (@.type() != "string")', silent => true)
+            OR COALESCE(jsonb_typeof(content #> '{checkpoint,metadata}'), 'null') NOT IN ('object', 'null')
+            OR NOT gpuagent_store.valid_name(content #>> '{checkpoint,label}') OR NOT gpuagent_store.valid_name(content #>> '{checkpoint,run}')
+        THEN
+            why := 'Its checkpoint''s objects are not a list of addresses, its metadata not an object, or its label or run not a name.';
         END IF;
     END IF;
     IF why IS NOT NULL THEN

@@ -12,6 +12,19 @@ END
 $$;
 COMMENT ON FUNCTION gpuagent_store.require_digests(text, text) IS 'XX001 when wrong names a row that is not what its line says';
 
+CREATE FUNCTION gpuagent_store.section_file(folder text, section jsonb, name text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM jsonb_array_elements(section -> 'files') f WHERE f ->> 'name' = section_file.name) THEN
+        RAISE EXCEPTION 'the files of the checkpoint do not fit together'
+            USING ERRCODE = 'data_corrupted', DETAIL = format('The manifest does not list file "%s" of "%s".', name, section ->> 'object');
+    END IF;
+    RETURN folder || '/' || name;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.section_file(text, jsonb, text) IS
+    'path of a file of a section; XX001 when the manifest does not list it there, so that nothing is read that was not verified';
+
 -- A set-returning call for the rows of a tensor, or none where the section does not have it.
 CREATE FUNCTION gpuagent_store.rows_of(section jsonb, function text, path text, tensor text, type text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -25,8 +38,8 @@ COMMENT ON FUNCTION gpuagent_store.rows_of(jsonb, text, text, text, text) IS
 CREATE FUNCTION gpuagent_store.import_agents(checkpoint bigint, folder text, section jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    stem text := folder || '/' || regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
-    tensors text := stem || '.safetensors';
+    stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
+    tensors text := CASE WHEN section -> 'tensors' <> '[]' THEN gpuagent_store.section_file(folder, section, stem || '.safetensors') END;
     wrong text;
 BEGIN
     EXECUTE format($q$
@@ -49,7 +62,7 @@ BEGIN
         )
         SELECT min(line.j ->> 'id') FROM line LEFT JOIN added ON added.id = line.j ->> 'id'
         WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
-        stem || '.jsonl',
+        gpuagent_store.section_file(folder, section, stem || '.jsonl'),
         gpuagent_store.rows_of(section, 'read_states', tensors, 'state', 'gpuagent.agent_state'),
         gpuagent_store.rows_of(section, 'read_states', tensors, 'memory', 'gpuagent.agent_state'),
         gpuagent_store.rows_of(section, 'read_integers', tensors, 'generation', 'bigint'),
@@ -64,8 +77,9 @@ CREATE FUNCTION gpuagent_store.import_graph(checkpoint bigint, folder text, sect
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     graph text := substr(section ->> 'object', 7);
-    stem text := folder || '/' || regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
-    tensors text := stem || '.safetensors';
+    stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
+    tensors text := gpuagent_store.section_file(folder, section, stem || '.safetensors');
+    rest bigint;
     wrong text;
 BEGIN
     EXECUTE format($q$
@@ -79,11 +93,17 @@ BEGIN
             FROM line l LEFT JOIN %2$s WITH ORDINALITY e (state, i) ON l.j -> 'embedding' = 'true' AND e.i = l.place
             RETURNING n.id, n.digest
         )
-        SELECT min(line.id) FROM line LEFT JOIN added ON added.id = line.id
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
-        stem || '.nodes.jsonl', gpuagent_store.rows_of(section, 'read_states', tensors, 'embeddings', 'gpuagent.agent_state'),
-        checkpoint, graph) INTO wrong;
+        SELECT min(line.id) FILTER (WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')),
+            (SELECT count(*) FROM %2$s e) - count(*) FILTER (WHERE line.j -> 'embedding' = 'true')
+        FROM line LEFT JOIN added ON added.id = line.id$q$,
+        gpuagent_store.section_file(folder, section, stem || '.nodes.jsonl'),
+        gpuagent_store.rows_of(section, 'read_states', tensors, 'embeddings', 'gpuagent.agent_state'),
+        checkpoint, graph) INTO wrong, rest;
     PERFORM gpuagent_store.require_digests('Node', wrong);
+    IF rest <> 0 THEN
+        RAISE EXCEPTION 'the files of the checkpoint do not fit together'
+            USING ERRCODE = 'data_corrupted', DETAIL = format('Graph "%s" has %s embeddings more than nodes of them.', graph, rest);
+    END IF;
     EXECUTE format($q$
         WITH line AS MATERIALIZED (
             SELECT j, j ->> 'source' AS source, j ->> 'target' AS target, j ->> 'edge_type' AS edge_type, r.weight
@@ -96,7 +116,7 @@ BEGIN
         )
         SELECT min(concat_ws(' ', source, target, edge_type)) FROM line LEFT JOIN added USING (source, target, edge_type)
         WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
-        stem || '.edges.jsonl', tensors, checkpoint, graph) INTO wrong;
+        gpuagent_store.section_file(folder, section, stem || '.edges.jsonl'), tensors, checkpoint, graph) INTO wrong;
     PERFORM gpuagent_store.require_digests('Edge', wrong);
 END
 $$;
@@ -105,14 +125,14 @@ COMMENT ON FUNCTION gpuagent_store.import_graph(bigint, text, jsonb) IS 'adds th
 CREATE FUNCTION gpuagent_store.import_metrics(checkpoint bigint, folder text, section jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    lines text := gpuagent_store.section_file(folder, section, 'metrics.jsonl');
+    tensors text := gpuagent_store.section_file(folder, section, 'metrics.safetensors');
     wrong text;
 BEGIN
     WITH line AS MATERIALIZED (
         SELECT x.j, r.id, r.step, r.value
-        FROM ROWS FROM (gpuagent_store.read_lines(folder || '/metrics.jsonl'),
-                gpuagent_store.read_integers(folder || '/metrics.safetensors', 'id'),
-                gpuagent_store.read_integers(folder || '/metrics.safetensors', 'step'),
-                gpuagent_store.read_floats(folder || '/metrics.safetensors', 'value')) r (line, id, step, value),
+        FROM ROWS FROM (gpuagent_store.read_lines(lines), gpuagent_store.read_integers(tensors, 'id'),
+                gpuagent_store.read_integers(tensors, 'step'), gpuagent_store.read_floats(tensors, 'value')) r (line, id, step, value),
             LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
     ), added AS (
         INSERT INTO gpuagent_store.checkpoint_metric AS m (id, from_seq, run, key, step, value, object, recorded_at, created_at)
@@ -134,7 +154,7 @@ DECLARE
 BEGIN
     WITH line AS MATERIALIZED (
         SELECT x.j, x.j ->> 'object' AS object, x.j ->> 'part' AS part
-        FROM gpuagent_store.read_lines(folder || '/items.jsonl') r (line), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
+        FROM gpuagent_store.read_lines(gpuagent_store.section_file(folder, section, 'items.jsonl')) r (line), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
     ), added AS (
         INSERT INTO gpuagent.checkpoint_item AS i (object, part, from_seq, version, tensor, biases, body)
         SELECT l.object, l.part, checkpoint, (l.j ->> 'version')::bigint, decode(l.j ->> 'tensor', 'hex'),
@@ -179,6 +199,52 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.import_tensors(text, jsonb) IS
     'stores the tensors of a swarm or an expert; XX001 when one does not have the hash that the manifest names';
 
+-- What the rows of an import must be besides themselves, so that they can be restored. Rows of an import are those of its number.
+CREATE FUNCTION gpuagent_store.check_import(checkpoint bigint, scope text[]) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s record;
+    wrong text;
+BEGIN
+    SELECT * INTO s FROM gpuagent_store.checkpoint_scope(scope);
+    SELECT min(w.what) INTO wrong FROM (
+        SELECT format('Agent "%s" is not among the objects of the checkpoint.', a.id) AS what FROM gpuagent_store.checkpoint_agent a
+        WHERE a.from_seq = $1 AND NOT (s.agents OR a.id ^@ ANY (s.prefixes))
+        UNION ALL
+        SELECT format('Agent "%s" does not have the name of an agent.', a.id) FROM gpuagent_store.checkpoint_agent a
+        WHERE a.from_seq = $1 AND NOT gpuagent_store.valid_name(a.id)
+        UNION ALL
+        SELECT format('Node "%s" of graph "%s" does not have the name of a node.', n.id, n.graph) FROM gpuagent_store.checkpoint_node n
+        WHERE n.from_seq = $1 AND NOT gpuagent_store.valid_name(n.id)
+        UNION ALL
+        SELECT format('Node "%s" is of graph "%s", which is not among the items.', n.id, n.graph) FROM gpuagent_store.checkpoint_node n
+        WHERE n.from_seq = $1 AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_item i WHERE i.object = 'graph:' || n.graph AND i.part = '' AND i.from_seq = $1)
+        UNION ALL
+        SELECT format('Edge "%s" to "%s" of graph "%s" has no such node.', e.source, e.target, e.graph) FROM gpuagent_store.checkpoint_edge e
+        WHERE e.from_seq = $1
+            AND (NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_node n WHERE n.graph = e.graph AND n.id = e.source AND n.from_seq = $1)
+                OR NOT EXISTS (SELECT FROM gpuagent_store.checkpoint_node n WHERE n.graph = e.graph AND n.id = e.target AND n.from_seq = $1))
+        UNION ALL
+        SELECT format('Metric %s is of run "%s", which is not among the items.', m.id, m.run) FROM gpuagent_store.checkpoint_metric m
+        WHERE m.from_seq = $1
+            AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_item i WHERE i.object = 'metrics' AND i.part = 'run:' || m.run AND i.from_seq = $1)
+        UNION ALL
+        SELECT format('Item "%s" is not one of a checkpoint.', concat_ws(' ', i.object, nullif(i.part, ''))) FROM gpuagent.checkpoint_item i,
+            LATERAL (SELECT split_part(i.object, ':', 1), substr(i.object, position(':' IN i.object) + 1), substr(i.part, position(':' IN i.part) + 1)) x (kind, name, rest)
+        WHERE i.from_seq = $1 AND (CASE
+            WHEN x.kind IN ('swarm', 'graph') THEN i.part = '' AND (x.kind = 'swarm' OR i.tensor IS NULL) AND i.biases IS NULL
+            WHEN x.kind = 'expert' AND starts_with(i.part, 'layer:') THEN gpuagent_store.valid_name(x.rest) AND i.tensor IS NOT NULL
+            WHEN x.kind = 'expert' THEN i.part IN ('config', 'state') AND i.tensor IS NULL AND i.biases IS NULL
+            WHEN i.object = 'metrics' THEN starts_with(i.part, 'run:') AND gpuagent_store.valid_name(x.rest) AND i.tensor IS NULL AND i.biases IS NULL
+            END AND (i.object = 'metrics' OR (position(':' IN i.object) > 0 AND gpuagent_store.valid_name(x.name))) AND jsonb_typeof(i.body) = 'object') IS NOT TRUE) w;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'the files of the checkpoint do not fit together' USING ERRCODE = 'data_corrupted', DETAIL = wrong;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.check_import(bigint, text[]) IS
+    'XX001 for rows of an import that no checkpoint of these objects can have: names, kinds, and what they refer to';
+
 CREATE FUNCTION gpuagent_store.import_folder(path text) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -214,7 +280,12 @@ BEGIN
         CASE split_part(section ->> 'object', ':', 1)
             WHEN 'agents' THEN PERFORM gpuagent_store.import_agents(result, folder, section);
             WHEN 'graph' THEN PERFORM gpuagent_store.import_graph(result, folder, section);
-            WHEN 'metrics' THEN PERFORM gpuagent_store.import_metrics(result, folder, section);
+            WHEN 'metrics' THEN
+                IF NOT gpuagent_store.object_covered(scope, 'metrics') THEN
+                    RAISE EXCEPTION 'the files of the checkpoint do not fit together'
+                        USING ERRCODE = 'data_corrupted', DETAIL = 'It has metrics, which are not among its objects.';
+                END IF;
+                PERFORM gpuagent_store.import_metrics(result, folder, section);
             WHEN 'items' THEN PERFORM gpuagent_store.import_items(result, folder, section, scope);
             WHEN 'swarm', 'expert' THEN PERFORM gpuagent_store.import_tensors(folder, section);
             ELSE
@@ -222,6 +293,7 @@ BEGIN
                     USING ERRCODE = 'data_corrupted', DETAIL = format('It has a section "%s".', section ->> 'object');
         END CASE;
     END LOOP;
+    PERFORM gpuagent_store.check_import(result, scope);
     PERFORM gpuagent_store.finish_import(result);
     RETURN result;
 END
@@ -248,7 +320,7 @@ BEGIN
         RAISE EXCEPTION 'the exported checkpoint "%" is being removed', folder USING ERRCODE = 'object_in_use';
     END IF;
     manifest := gpuagent_store.read_manifest(folder);
-    IF manifest ->> 'encoding' <> getdatabaseencoding() THEN
+    IF manifest ->> 'encoding' IS DISTINCT FROM getdatabaseencoding() THEN
         RAISE EXCEPTION 'the exported checkpoint "%" comes from a database of encoding %', folder, manifest ->> 'encoding'
             USING ERRCODE = 'feature_not_supported', DETAIL = 'Digests of rows depend on the encoding.',
                 HINT = 'Import it into a database of that encoding, and move that one with pg_dump.';
@@ -266,7 +338,7 @@ BEGIN
     IF is_new THEN
         BEGIN
             result := gpuagent_store.read_export(folder, manifest);
-        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
             RAISE data_corrupted USING MESSAGE = 'the files of the checkpoint do not fit together', DETAIL = SQLERRM || '.';
         END;
         UPDATE gpuagent.checkpoint c SET exported_path = folder, exported_at = now(), verified_at = now(), verified_level = verify
