@@ -186,7 +186,8 @@ class Reader:
             tensors = by_package(data)
         except Exception as error:      # the package has several kinds
             raise Refused(stage, f"no safetensors: {error}") from None
-        if has_duplicates(data) or any(len(shape) > 8 for _, shape, _ in tensors.values()) or header_depth(data) > 64:
+        if has_duplicates(data) or any(len(shape) > 8 for _, shape, _ in tensors.values()) or header_depth(data) > 64 or \
+                not data[8:8 + struct.unpack("<Q", data[:8])[0]].rstrip(b" ").endswith(b"}"):
             raise Refused(stage, "safetensors that we do not take")
         return tensors
 
@@ -389,7 +390,8 @@ class Reader:
             require(all(isinstance(section.get(k), list) for k in ("tensors", "files")) and section["files"], "files")
             for file in section["files"]:
                 require(isinstance(file, dict) and all(isinstance(file.get(k), (str, Decimal)) for k in ("name", "nbytes", "sha256")), "file")
-                require(re.fullmatch("[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", as_text(file["name"])), "name")
+                file["name"] = as_text(file["name"])
+                require(re.fullmatch("[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", file["name"]), "name")
                 require(re.fullmatch("[0-9]{1,18}", as_text(file["nbytes"])) and re.fullmatch("[0-9a-f]{64}", as_text(file["sha256"])), "file")
         return manifest
 

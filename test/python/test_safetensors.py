@@ -56,7 +56,7 @@ def all_dtypes(seed=1):
     return tensors
 
 # Reasons to refuse what the package accepts, and what the header of such a file may have.
-STRICTER = r'^Duplicate key|"__metadata__" is not an object|more than 8 dimensions|\\u0000, which no name'
+STRICTER = r'^Duplicate key|"__metadata__" is not an object|more than 8 dimensions|\\u0000, which no name|"}" and spaces|deeper than 64 levels'
 
 
 def has_duplicates(data):
