@@ -277,7 +277,7 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.manifest_text(jsonb) IS 'text of a MANIFEST.json';
 
 CREATE FUNCTION gpuagent_store.read_manifest(folder text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lines text[] := string_to_array(gpuagent_store.read_text(folder || '/MANIFEST.json'), E'\n');
     content jsonb;
