@@ -75,10 +75,10 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
         WHEN p.proname = ANY ('{create_backup,restore_backup,backup_now,run_backup,write_backup,write_backup_rows,write_tables,write_packs,
             load_backup,load_store,load_pack,load_node,load_tensor,load_table,check_restored,check_digests,previous_backup,backup_folder,
             backup_folders,read_backup_manifest,verify_backup}'::text[]) THEN 'admin'
-        WHEN p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
+        WHEN p.proname LIKE 'compact\_%' OR p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
-            delete_knowledge_graph,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
+            delete_knowledge_graph,run_compact,recode_chunks,merge_rows,without_doomed,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,
             autosync,write_export,read_export,put_aside,publish_export,lease_folder,journal_intents,journal_close,
             tend_export,remove_export,latest_name,latest_origin,point_latest,list_exports,sweep_tree,becomes_latest,mend_latest,replay_orphan,
             replay_exports,discard_export,discard_exports,maintain_exports,check_exports,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
@@ -135,7 +135,7 @@ BEGIN
             WHEN n.nspname = 'gpuagent_store' AND c.relname = 'job' THEN CASE level WHEN 'admin' THEN 'SELECT'
                 ELSE 'SELECT (job, kind, object, role, state, attempts, created_at, started_at, finished_at)' END
             WHEN c.relkind = 'v' OR level IN ('read', 'map') OR (n.nspname = 'gpuagent_store' AND c.relname IN ('chunk', 'chunk_delta', 'node', 'tensor', 'setup_step'))
-                    OR (n.nspname = 'gpuagent_store' AND c.relname = 'discard' AND level <> 'admin')
+                    OR (n.nspname = 'gpuagent_store' AND c.relname IN ('discard', 'compact_pending', 'compact_tensor') AND level <> 'admin')
                 THEN 'SELECT'
             WHEN level = 'admin' THEN 'SELECT, INSERT, UPDATE, DELETE'
             -- Whole objects and checkpoints are removed, and checkpoints restored and named, by admin only.
@@ -154,51 +154,3 @@ END
 $$;
 COMMENT ON FUNCTION gpuagent.grant_access(regrole, text) IS
     'grants a role what a level needs on functions, tables and views: read; write: read, storing and making checkpoints, not removing whole objects or checkpoints; map: read and device memory; admin: all. Files also need pg_read_server_files or pg_write_server_files. Call it again after an update';
-
-CREATE FUNCTION gpuagent.storage_stats() RETURNS TABLE (kind text, objects bigint, versions bigint, raw_bytes bigint,
-    stored_bytes bigint, dedup_bytes bigint, delta_bytes bigint, ratio double precision, stored_pretty text)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 6 SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM gpuagent_store.require_setup();
-    RETURN QUERY
-    WITH reference (kind, object, tensor) AS (
-        SELECT 'swarms', v.swarm, v.tensor FROM gpuagent.swarm_version v
-        UNION ALL SELECT 'experts', w.expert, u.t FROM gpuagent.weight_version w, unnest(ARRAY[w.weights, w.biases]) u (t)
-            WHERE u.t IS NOT NULL
-        UNION ALL SELECT 'checkpoints', i.object, u.t FROM gpuagent.checkpoint_item i,
-            unnest(ARRAY[i.tensor, i.biases]) u (t) WHERE u.t IS NOT NULL
-    ), size AS (
-        SELECT DISTINCT ON (t.hash) t.hash, t.nbytes FROM gpuagent_store.tensor t ORDER BY t.hash
-    ), referenced AS (
-        SELECT r.kind, count(DISTINCT r.object) AS objects, count(*) AS versions, sum(s.nbytes)::bigint AS raw,
-            (SELECT sum(d.nbytes) FROM (SELECT DISTINCT q.tensor FROM reference q WHERE q.kind = r.kind) u
-             JOIN size d ON d.hash = u.tensor)::bigint AS distinct_raw
-        FROM reference r JOIN size s ON s.hash = r.tensor GROUP BY r.kind
-    ), chunks AS (
-        SELECT count(*) AS n, COALESCE(sum(c.nbytes), 0)::bigint AS raw,
-            COALESCE(sum(octet_length(c.data)), 0)::bigint AS stored FROM gpuagent_store.chunk c
-    ), deltas AS (
-        SELECT count(*) AS n, COALESCE(sum(d.nbytes), 0)::bigint AS raw,
-            COALESCE(sum(octet_length(d.data)), 0)::bigint AS stored FROM gpuagent_store.chunk_delta d
-    ), line (ord, kind, objects, versions, raw, stored, dedup, delta) AS (
-        SELECT 1, 'agents', count(*), count(*),
-            COALESCE(sum(gpuagent.nbytes(a.state)), 0)::bigint + COALESCE(sum(gpuagent.nbytes(a.memory)), 0)::bigint,
-            pg_total_relation_size('gpuagent.agent'), 0::bigint, 0::bigint FROM gpuagent.agent a
-        UNION ALL SELECT 2, 'graphs', (SELECT count(*) FROM gpuagent.graph), count(*),
-            COALESCE(sum(gpuagent.nbytes(n.embedding)), 0)::bigint,
-            pg_total_relation_size('gpuagent.graph_node') + pg_total_relation_size('gpuagent.graph_edge'), 0, 0
-            FROM gpuagent.graph_node n
-        UNION ALL SELECT k.ord, k.kind, COALESCE(r.objects, 0), COALESCE(r.versions, 0), COALESCE(r.raw, 0), NULL,
-            COALESCE(r.raw - r.distinct_raw, 0), NULL
-            FROM (VALUES (3, 'swarms'), (4, 'experts'), (5, 'checkpoints')) k (ord, kind) LEFT JOIN referenced r USING (kind)
-        UNION ALL SELECT 6, 'store', c.n + d.n, c.n + d.n, c.raw + d.raw, c.stored + d.stored,
-            GREATEST((SELECT COALESCE(sum(r.raw), 0) FROM referenced r)::bigint - c.raw - d.raw, 0), d.stored
-            FROM chunks c, deltas d
-    )
-    SELECT l.kind, l.objects, l.versions, l.raw, l.stored, l.dedup, l.delta, l.stored::float8 / NULLIF(l.raw, 0), pg_size_pretty(l.stored)
-    FROM line l ORDER BY l.ord;
-END
-$$;
-COMMENT ON FUNCTION gpuagent.storage_stats() IS
-    'bytes by kind: raw_bytes as referenced, stored_bytes on disk (swarms, experts and checkpoints share the store''s row), dedup_bytes saved by sharing; delta_bytes of the store: part of stored_bytes that holds differences from other chunks; ratio = stored / raw';

@@ -26,6 +26,11 @@ static GaStatement insert_chunk = {
 	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data, crc) VALUES ($1, $2, $3, $4, $5, $6)",
 	6, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID, INT4OID}
 };
+static GaStatement insert_chunk_level = {
+	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, data, crc, level) VALUES ($1, $2, $3, $4, $5, $6, "
+	"CASE WHEN $7 OPERATOR(pg_catalog.>) 0 THEN $7 END)",
+	7, {BYTEAOID, INT4OID, INT2OID, INT2OID, BYTEAOID, INT4OID, INT2OID}
+};
 static GaStatement load_node = {
 	"SELECT children::pg_catalog.bytea FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
@@ -52,7 +57,7 @@ ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *
 {
 	bytea	   *packed;
 	int			codec;
-	Datum		args[6];
+	Datum		args[7];
 	size_t		size;
 
 	/* Probe first: compressing what is already there would be the larger part of the work. */
@@ -67,7 +72,8 @@ ga_chunk_store_packed(const char *data, size_t nbytes, int width, const GaHash *
 	args[3] = Int16GetDatum(width);
 	args[4] = PointerGetDatum(packed);
 	args[5] = Int32GetDatum((int32) ga_crc32c(data, nbytes));
-	ga_table_insert("chunk", NULL, &insert_chunk, hash, args);
+	args[6] = Int16GetDatum(compress && ga_compression ? ga_compression_level : 0);
+	ga_table_insert("chunk", NULL, ga_table_has_column("chunk", "level") ? &insert_chunk_level : &insert_chunk, hash, args);
 	pfree(packed);
 	pfree(DatumGetPointer(args[0]));
 	return size;

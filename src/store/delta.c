@@ -87,8 +87,8 @@ xor_bytes(char *dst, const char *a, const char *restrict b, size_t n)
 		dst[i] = a[i] ^ b[i];
 }
 
-static uint32
-checksum(const GaHash *base, uint16 leaves, const char *data, size_t size)
+uint32
+ga_delta_checksum(const GaHash *base, uint16 leaves, const char *data, size_t size)
 {
 	pg_crc32c	crc;
 
@@ -134,7 +134,7 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 		args[4] = Int16GetDatum(difference ? GA_DELTA_XOR : GA_DELTA_REPLACE);
 		args[5] = Int16GetDatum(codec);
 		args[6] = Int16GetDatum(width);
-		args[7] = Int32GetDatum((int32) checksum(base, leaves, data, size));
+		args[7] = Int32GetDatum((int32) ga_delta_checksum(base, leaves, data, size));
 		args[8] = PointerGetDatum(packed);
 		stored = VARSIZE(packed) - VARHDRSZ;
 		ga_table_insert(TABLE, NULL, &insert_delta, hash, args);
@@ -312,7 +312,7 @@ ga_delta_load(const GaHash *hash, size_t nbytes, char *dst)
 		memcpy(place, data + at, n);
 		at += n;
 	}
-	if (checksum(&base, leaves, data, size) != crc)
+	if (ga_delta_checksum(&base, leaves, data, size) != crc)
 		ga_table_damaged("chunk", hash, "Its checksum does not match.");
 	pfree(data);
 	return true;

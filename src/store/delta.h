@@ -85,6 +85,9 @@ extern size_t ga_delta_base_size(const GaHash *base, size_t nbytes);
 #define GA_DELTA_MAX 64
 extern int	ga_delta_count(const GaHash *base, uint64 *bytes);
 
+/* Checksum of a row: of its base, its mask and the leaves as they are in the content. */
+extern uint32 ga_delta_checksum(const GaHash *base, uint16 leaves, const char *data, size_t size);
+
 /* Leaves that differ, as a mask. */
 extern uint16 ga_delta_mask(const char *a, const char *b, size_t nbytes);
 

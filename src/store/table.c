@@ -115,6 +115,15 @@ ga_table_column(int n, const char *what, const GaHash *hash)
 	return value;
 }
 
+bool
+ga_table_has_column(const char *table, const char *column)
+{
+	Oid			schema = get_namespace_oid("gpuagent_store", true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(table, schema) : InvalidOid;
+
+	return OidIsValid(relid) && get_attnum(relid, column) != InvalidAttrNumber;
+}
+
 static Oid
 table_owner(const char *table)
 {

@@ -58,6 +58,9 @@ extern Datum ga_table_column(int n, const char *what, const GaHash *hash);
  */
 extern bool ga_table_insert(const char *table, GaStatement *probe, GaStatement *insert, const GaHash *hash, Datum *args);
 
+/* False also without the table: later steps of setup() add columns, and a database may not have had them. */
+extern bool ga_table_has_column(const char *table, const char *column);
+
 /* Goes on as the owner of the table, until ga_table_leave_owner or the end of the (sub)transaction. */
 typedef struct GaTableUser
 {

@@ -118,13 +118,13 @@ LANGUAGE plpgsql AS $$
 DECLARE
     old bytea := tensor_bytes(retrieve_swarm('p'));
     rows bytea := convert_to(repeat(chr(40 + start::integer % 80), (n * 3000)::integer), 'UTF8');
-    chunks bigint := (SELECT count(*) FROM gpuagent_store.chunk);
+    chunks bigint := (SELECT count(*) FROM gpuagent_store.chunk) + (SELECT count(*) FROM gpuagent_store.chunk_delta);
     nodes bigint := (SELECT count(*) FROM gpuagent_store.node);
 BEGIN
     version := store_swarm_rows('p', start, tensor('U8', ARRAY[n, 3000], rows));
     equal := tensor_bytes(retrieve_swarm('p')) =
         substring(old FROM 1 FOR (start::integer - 1) * 3000) || rows || substring(old FROM (start + n - 1)::integer * 3000 + 1);
-    new_chunks := (SELECT count(*) FROM gpuagent_store.chunk) - chunks;
+    new_chunks := (SELECT count(*) FROM gpuagent_store.chunk) + (SELECT count(*) FROM gpuagent_store.chunk_delta) - chunks;
     new_nodes := (SELECT count(*) FROM gpuagent_store.node) - nodes;
     whole := gpuagent_store.tensor_problem((SELECT tensor FROM gpuagent.swarm_version v WHERE v.swarm = 'p' AND v.version = patched.version)) IS NULL;
     RETURN NEXT;
