@@ -175,7 +175,7 @@ class CompactTest(unittest.TestCase):
         other = psycopg.connect()
         self.addCleanup(other.close)
         open_truth = None
-        for _ in range(int(os.environ.get("GA_COMPACT_STEPS", "60"))):
+        for _ in range(int(os.environ.get("GA_COMPACT_STEPS", "40"))):
             swarm = chance.choice("ab")
             base = stored.get(swarm, smooth(int(chance.choice([LEAF, 5 * LEAF, CHUNK + LEAF])), self.rng))
             data = step(base, 4, self.rng, chance.choice([1, 0.01])) if chance.random() < 0.8 else smooth(len(base) // 4, self.rng)
