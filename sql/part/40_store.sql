@@ -31,6 +31,12 @@ CREATE FUNCTION gpuagent_store.tensor_problem(tensor bytea) RETURNS text
 COMMENT ON FUNCTION gpuagent_store.tensor_problem(bytea) IS
     'reads all of a stored tensor and checks every hash: NULL when it is whole, else what is wrong';
 
+CREATE FUNCTION gpuagent_store.tensor_problems(tensors bytea[], nbytes bigint[], deep boolean,
+    OUT tensor bytea, OUT problem text, OUT nonfinite bigint) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'ga_tensor_problems' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION gpuagent_store.tensor_problems(bytea[], bigint[], boolean) IS
+    'checks the contents of stored tensors, in several processes: a row for each that is damaged or missing, with what is wrong, and, with deep, for each that has NaN or infinite values, with their number; nbytes: raw bytes, 0 where unknown';
+
 CREATE FUNCTION gpuagent.tensor_hash(data gpuagent.swarm_tensor) RETURNS bytea
     AS 'MODULE_PATHNAME', 'ga_tensor_hash' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent.tensor_hash(gpuagent.swarm_tensor) IS

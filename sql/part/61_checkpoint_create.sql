@@ -295,15 +295,22 @@ BEGIN
     SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(
         coalesce(objects, (SELECT k.objects FROM gpuagent.checkpoint k WHERE k.id = checkpoint)));
     FOR item IN
-        SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) AS address, t.hash
-        FROM gpuagent.checkpoint_item i CROSS JOIN LATERAL unnest(ARRAY[i.tensor, i.biases]) t (hash)
-        WHERE i.from_seq <= checkpoint AND (i.to_seq IS NULL OR checkpoint < i.to_seq) AND t.hash IS NOT NULL
-            AND (split_part(i.object, ':', 1) = ANY (scope.kinds) OR i.object = ANY (scope.names))
-        GROUP BY t.hash ORDER BY 1
+        WITH content AS MATERIALIZED (
+            SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) AS address, t.hash,
+                (SELECT s.nbytes FROM gpuagent_store.tensor s WHERE s.hash = t.hash LIMIT 1) AS nbytes
+            FROM gpuagent.checkpoint_item i CROSS JOIN LATERAL unnest(ARRAY[i.tensor, i.biases]) t (hash)
+            WHERE i.from_seq <= checkpoint AND (i.to_seq IS NULL OR checkpoint < i.to_seq) AND t.hash IS NOT NULL
+                AND (split_part(i.object, ':', 1) = ANY (scope.kinds) OR i.object = ANY (scope.names))
+            GROUP BY t.hash
+        ), finding AS MATERIALIZED (
+            SELECT p.tensor, p.problem FROM gpuagent_store.tensor_problems(
+                ARRAY(SELECT c.hash FROM content c WHERE level = 'full' AND c.nbytes IS NOT NULL ORDER BY c.address, c.hash),
+                ARRAY(SELECT c.nbytes FROM content c WHERE level = 'full' AND c.nbytes IS NOT NULL ORDER BY c.address, c.hash), false) p
+        )
+        SELECT c.address, c.hash, CASE WHEN c.nbytes IS NULL THEN 'missing' ELSE p.problem END AS problem
+        FROM content c LEFT JOIN finding p ON p.tensor = c.hash ORDER BY c.address, c.hash
     LOOP
-        actual := CASE
-            WHEN NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = item.hash) THEN 'missing'
-            WHEN level = 'full' THEN gpuagent_store.tensor_problem(item.hash) END;
+        actual := item.problem;
         IF actual IS NOT NULL THEN
             object := item.address;
             status := 'damaged';

@@ -64,24 +64,37 @@ BEGIN
         PERFORM gpuagent_store.require_in_checkpoint(checkpoint, objects);
     END IF;
 
-    FOR r IN SELECT t.object, t.hash FROM gpuagent_store.tensor_references(scope.objects, checkpoint) t LOOP
+    PERFORM gpuagent_store.progress_begin('verify_integrity', level);
+    FOR r IN
+        WITH reference AS MATERIALIZED (
+            SELECT t.object, t.hash, (SELECT s.nbytes FROM gpuagent_store.tensor s WHERE s.hash = t.hash LIMIT 1) AS nbytes
+            FROM gpuagent_store.tensor_references(scope.objects, checkpoint) t
+        ), finding AS MATERIALIZED (
+            SELECT p.tensor, p.problem, p.nonfinite FROM gpuagent_store.tensor_problems(
+                ARRAY(SELECT f.hash FROM reference f WHERE level <> 'quick' ORDER BY f.object, f.hash),
+                ARRAY(SELECT COALESCE(f.nbytes, 0) FROM reference f WHERE level <> 'quick' ORDER BY f.object, f.hash), level = 'deep') p
+        )
+        SELECT f.object, f.hash, CASE WHEN level = 'quick' THEN gpuagent_store.tensor_gap(f.hash) ELSE p.problem END AS problem, p.nonfinite
+        FROM reference f LEFT JOIN finding p ON p.tensor = f.hash ORDER BY f.object, f.hash
+    LOOP
         tensors := tensors + 1;
-        actual := CASE WHEN level = 'quick' THEN gpuagent_store.tensor_gap(r.hash) ELSE gpuagent_store.tensor_problem(r.hash) END;
         object := r.object;
         expected := encode(r.hash, 'hex');
+        actual := r.problem;
         IF actual IS NOT NULL THEN
             problems := problems + 1;
             status := 'damaged';
             RETURN NEXT;
-        ELSIF level = 'deep' AND gpuagent_store.tensor_nonfinite(r.hash) > 0 THEN
+        ELSIF r.nonfinite > 0 THEN
             status := 'nonfinite';
             expected := '0 values';
-            actual := gpuagent_store.tensor_nonfinite(r.hash) || ' values';
+            actual := r.nonfinite || ' values';
             RETURN NEXT;
         END IF;
     END LOOP;
 
     IF level <> 'quick' THEN
+        PERFORM gpuagent_store.progress('verifying rows');
         FOR r IN SELECT * FROM gpuagent_store.damaged_rows(checkpoint, scope.agents, scope.prefixes, scope.kinds, scope.names) d LOOP
             problems := problems + 1;
             object := r.object;
@@ -101,6 +114,7 @@ BEGIN
     END IF;
 
     IF pg_has_role('pg_read_server_files', 'USAGE') THEN
+        PERFORM gpuagent_store.progress('verifying files');
         FOR r IN SELECT k.exported_path AS path FROM gpuagent.checkpoint k
             WHERE k.exported_path IS NOT NULL AND (checkpoint IS NULL OR k.id = checkpoint)
                 AND (objects IS NULL OR gpuagent_store.scope_covers(k.objects, scope.objects)) ORDER BY k.id
@@ -112,6 +126,7 @@ BEGIN
             END LOOP;
         END LOOP;
     END IF;
+    PERFORM gpuagent_store.progress_end();
     object := 'total';
     status := CASE WHEN problems = 0 THEN 'ok' ELSE 'damaged' END;
     expected := '0 problems';

@@ -86,7 +86,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             change_mark,keep_note,kept_note,prune_automatic,save_automatically,run_auto_save,auto_save,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
-        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_gap,tensor_nonfinite,
+        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,
             device_service,device_slots}'::text[]) THEN 'read'

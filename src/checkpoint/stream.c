@@ -232,5 +232,6 @@ ga_stream_tensors(GaFile *file, const char *path, const GaParallelTensor *tensor
 		begin += tensors[i].nbytes;
 	}
 	run->arg = &leader;
-	ga_parallel_finish(run);
+	ga_parallel_execute(run);
+	ga_parallel_end(run);
 }

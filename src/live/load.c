@@ -88,5 +88,6 @@ ga_region_load(uint64 region, int device, const GaHash *tensor)
 		return;
 	run = ga_parallel_prepare("ga_load_work", workers, &whole, 1, sizeof(Load));
 	*(Load *) run->shared = (Load) {region, device};
-	ga_parallel_finish(run);
+	ga_parallel_execute(run);
+	ga_parallel_end(run);
 }

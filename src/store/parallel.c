@@ -158,16 +158,24 @@ ga_parallel_worker(dsm_segment *seg, shm_toc *toc)
 }
 
 void
-ga_parallel_finish(GaParallel *run)
+ga_parallel_execute(GaParallel *run)
+{
+	ParallelContext *context = run->state->context;
+
+	if (context != NULL)
+		LaunchParallelWorkers(context);
+	do_work(run);
+	if (context != NULL)
+		WaitForParallelWorkersToFinish(context);
+}
+
+void
+ga_parallel_end(GaParallel *run)
 {
 	GaParallelState *state = run->state;
 
 	if (state->context != NULL)
-		LaunchParallelWorkers(state->context);
-	do_work(run);
-	if (state->context != NULL)
 	{
-		WaitForParallelWorkersToFinish(state->context);
 		DestroyParallelContext(state->context);
 		ExitParallelMode();
 	}

@@ -51,13 +51,16 @@ extern int	ga_parallel_workers(uint64 nchunks);
 
 /*
  * Prepares a run: `work` is the name of a GaParallelWork, `size` the bytes of shared memory, which the caller fills in
- * before it starts the run. In parallel mode until then when workers > 0.
+ * before it executes the run. With workers > 0 the transaction is in parallel mode until the run is ended.
  */
 extern GaParallel *ga_parallel_prepare(const char *work, int workers, const GaParallelTensor *tensors, int ntensors,
 									   Size size);
 
-/* Does the work, in the leader too, and waits for all. The shared memory is gone afterwards. */
-extern void ga_parallel_finish(GaParallel *run);
+/* Does the work, in the leader too, and waits for all. */
+extern void ga_parallel_execute(GaParallel *run);
+
+/* Ends a run, also one that was not executed; its shared memory is gone. */
+extern void ga_parallel_end(GaParallel *run);
 
 /* Claims the next chunks, at most as many as a node has; false when all are claimed. */
 extern bool ga_parallel_claim(GaParallel *run, GaParallelRange *range);

@@ -20,6 +20,8 @@ PARTS = {
     "map": "maps.maps",
     "sync": "sync.write_back",
     "checkpoints": "checkpoints.checkpoints",
+    "export": "exports.export",
+    "restore": "exports.restore",
     "compression": "compression.compression",
     "distances": "distances.distances",
     "clients": "clients.clients",

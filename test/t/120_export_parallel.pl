@@ -87,6 +87,17 @@ for (my $i = 0; $i < 100; $i++)
 is_value($node, $export, $whole, 'and the next one is whole');
 untouched('worker killed, and exported again');
 
+# Values that are not finite are counted once, whoever meets them.
+$node->safe_psql('postgres', q{SELECT gpuagent.store_swarm('odd', gpuagent.tensor('F32', '{10000000}',
+	decode(repeat('0000c07f' || repeat('0000803f', 9998) || '000080ff', 1000), 'hex')))});
+foreach my $workers (0, 3)
+{
+	is_value($node, qq{SET max_parallel_maintenance_workers = $workers;
+		SELECT string_agg(concat_ws('|', object, status, found), ' ') FROM gpuagent.verify_integrity('deep', '{swarms}')},
+		'swarm:odd version 1|nonfinite|2000 values total|ok|0 problems in 1 tensors and 0 exports', "values that are not finite, $workers workers");
+}
+$node->safe_psql('postgres', q{SELECT gpuagent.delete_swarm('odd')});
+
 # A damaged chunk in the middle, whoever meets it.
 $node->safe_psql('postgres', q{
 	CREATE TABLE damaged AS SELECT ctid AS place, hash, data FROM gpuagent_store.chunk WHERE nbytes = 1048576 ORDER BY hash LIMIT 1;
@@ -97,6 +108,10 @@ foreach my $workers (0, 3)
 	($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\nSET max_parallel_maintenance_workers = $workers;\n$export");
 	like($stderr, qr/XX001: chunk $hash of the store is damaged/, "a damaged chunk is named, $workers workers");
 	untouched("damaged chunk, $workers workers");
+	is_value($node, qq{SET max_parallel_maintenance_workers = $workers;
+		SELECT string_agg(concat_ws('|', object, status, left(found, 76)), ' ') FROM gpuagent.verify_integrity('full')},
+		"expert:model layer b.weight version 2|damaged|chunk $hash of th"
+			. ' total|damaged|1 problems in 2 tensors and 0 exports', "verification names it, $workers workers");
 }
 $node->safe_psql('postgres', 'DELETE FROM gpuagent_store.chunk c USING damaged d WHERE c.hash = d.hash');
 ($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\n$export");
