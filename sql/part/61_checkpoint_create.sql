@@ -138,6 +138,7 @@ DECLARE
     changed record;
 BEGIN
     SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
+    PERFORM gpuagent_store.progress('waiting');
     head := gpuagent_store.lock_checkpoints();
     PERFORM gpuagent_store.require_live_objects(scope.names);
 
@@ -211,7 +212,9 @@ BEGIN
         RAISE EXCEPTION 'run "%" does not exist', run
             USING ERRCODE = '42704', HINT = 'gpuagent.store_metrics() makes runs.';
     END IF;
+    PERFORM gpuagent_store.progress_begin('create_checkpoint', label);
     result := gpuagent_store.make_checkpoint('manual', label, objects, metadata, run, step);
+    PERFORM gpuagent_store.progress_end();
     IF export AND gpuagent_store.has_job_workers() THEN
         PERFORM gpuagent_store.queue_export(result);
     ELSIF export THEN

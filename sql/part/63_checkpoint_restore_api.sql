@@ -32,6 +32,8 @@ BEGIN
     with_agents := scope.agents OR scope.prefixes <> '{}';
     present := scope.kinds || ARRAY(SELECT split_part(n, ':', 1) FROM unnest(scope.names) n);
 
+    PERFORM gpuagent_store.progress_begin('restore_checkpoint', checkpoint::text);
+    PERFORM gpuagent_store.progress('verifying');
     SELECT * INTO problem FROM gpuagent_store.verify_checkpoint(checkpoint, verify, scope.objects) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'checkpoint % is damaged', checkpoint
@@ -45,9 +47,11 @@ BEGIN
     IF dry_run THEN
         RETURN QUERY SELECT p.* FROM gpuagent_store.restore_plan(
             checkpoint, scope.agents, scope.prefixes, scope.kinds, scope.names, new_prefix) p;
+        PERFORM gpuagent_store.progress_end();
         RETURN;
     END IF;
 
+    PERFORM gpuagent_store.progress('waiting');
     PERFORM gpuagent_store.lock_for_restore(with_agents, scope.kinds, scope.names);
     PERFORM gpuagent_store.lock_checkpoints();
     PERFORM gpuagent_store.require_in_checkpoint(checkpoint, scope.objects);
@@ -55,27 +59,34 @@ BEGIN
     IF coalesce(safety, true) AND new_prefix IS NULL AND (existing IS NULL OR existing <> '{}') THEN
         PERFORM gpuagent_store.make_checkpoint('safety', 'before restore of ' || checkpoint, existing, NULL, NULL, NULL);
     END IF;
+    PERFORM gpuagent_store.progress('comparing');
     RETURN QUERY SELECT p.* FROM gpuagent_store.restore_plan(
         checkpoint, scope.agents, scope.prefixes, scope.kinds, scope.names, new_prefix) p;
+    PERFORM gpuagent_store.progress('agents');
     IF with_agents THEN
         PERFORM gpuagent_store.restore_agents(checkpoint, scope.agents, scope.prefixes, new_prefix);
     END IF;
     -- Only what the scope has: other tables are not locked, and another restore may hold them.
     IF 'graph' = ANY (present) THEN
+        PERFORM gpuagent_store.progress('graphs');
         PERFORM gpuagent_store.restore_graphs(checkpoint, scope.kinds, scope.names, new_prefix);
     END IF;
     IF 'swarm' = ANY (present) THEN
+        PERFORM gpuagent_store.progress('swarms');
         PERFORM gpuagent_store.restore_swarms(checkpoint, scope.kinds, scope.names, new_prefix);
     END IF;
     IF 'expert' = ANY (present) THEN
+        PERFORM gpuagent_store.progress('experts');
         PERFORM gpuagent_store.restore_experts(checkpoint, scope.kinds, scope.names, new_prefix);
     END IF;
     IF 'metrics' = ANY (present) THEN
+        PERFORM gpuagent_store.progress('metrics');
         PERFORM gpuagent_store.restore_metrics(checkpoint, new_prefix);
     END IF;
     IF verify <> 'none' AND objects IS NULL THEN
         UPDATE gpuagent.checkpoint k SET verified_at = now(), verified_level = verify WHERE k.id = checkpoint;
     END IF;
+    PERFORM gpuagent_store.progress_end();
 END
 $$;
 COMMENT ON FUNCTION gpuagent.restore_checkpoint(bigint, text[], text, boolean, text, boolean) IS

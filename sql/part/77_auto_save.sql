@@ -77,7 +77,6 @@ BEGIN
     IF carry IS NOT NULL THEN
         RETURN carry || jsonb_build_object('done', true, 'export', gpuagent_store.queue_export((carry ->> 'checkpoint')::bigint));
     END IF;
-    PERFORM gpuagent_store.progress('saving');
     made := gpuagent_store.save_automatically();
     IF made IS NULL THEN
         RETURN '{"done": true, "forget": true}';

@@ -7,6 +7,7 @@
 
 #include "access/transam.h"
 #include "access/xlog.h"
+#include "base/progress.h"
 #include "catalog/pg_type.h"
 #include "checkpoint/xid.h"
 #include "common/cryptohash.h"
@@ -389,12 +390,14 @@ ga_run_on_snapshot(PG_FUNCTION_ARGS)
 	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
+	ga_progress_phase("capturing", nsteps, 0);
 	for (int i = 0; i < nsteps; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (missing[i])
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a step must not be NULL")));
 		step_execute(&run, i, TextDatumGetCString(steps[i]), snapshot);
+		ga_progress_add(1, 0);
 	}
 	SPI_finish();
 	UnregisterSnapshot(snapshot);

@@ -439,6 +439,7 @@ run(GaJob *job)
 		after_error(job, error);
 	ga_progress_end_job();
 	ga_worker_set_job(0);
+	QueryCancelPending = false; /* of somebody who came too late; from now on nobody does */
 	ga_jobs_ended();
 }
 
