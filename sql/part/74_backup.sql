@@ -431,6 +431,9 @@ DECLARE
     vals text;
     n bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM gpuagent_store.backup_columns($1)) THEN
+        RAISE EXCEPTION 'backups have no table "%"', $1 USING ERRCODE = 'undefined_table';
+    END IF;
     SELECT min(c) INTO wrong FROM jsonb_array_elements_text(columns) c
         WHERE NOT EXISTS (SELECT FROM gpuagent_store.backup_columns($1) h WHERE h.name = c);
     IF wrong IS NOT NULL THEN
