@@ -25,10 +25,15 @@ CREATE FUNCTION gpuagent_store.tend_export(name text, uid uuid, level text, quie
 COMMENT ON FUNCTION gpuagent_store.tend_export(text, uuid, text, bigint) IS
     'NULL when nvme_storage/NAME is whole; absent; young when it is not and something in it changed within quiet seconds; else it was put aside, and this is why';
 
+CREATE FUNCTION gpuagent_store.own_export(name text, uid uuid) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'ga_own_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.own_export(text, uuid) IS
+    'true when the manifest of nvme_storage/NAME says that this database wrote it, of that checkpoint';
+
 CREATE FUNCTION gpuagent_store.remove_export(name text, uid uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'ga_remove_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent_store.remove_export(text, uuid) IS
-    'removes an export of this database under an exclusive lease: removed, absent, foreign, leased or latest';
+    'removes an export of this database under an exclusive lease: removed, foreign, leased or latest';
 
 CREATE FUNCTION gpuagent_store.latest_name() RETURNS text
     AS 'MODULE_PATHNAME', 'ga_latest_name' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -139,8 +144,11 @@ DECLARE
     k record;
     result bigint := 0;
 BEGIN
-    FOR i IN SELECT j.* FROM gpuagent_store.journal_intents() j LOOP
-        IF i.kind = 'export' THEN
+    FOR i IN
+        SELECT j.serial, j.kind, j.wrote, j.uid, j.name, CASE WHEN j.previous ~ '^ckpt-[A-Za-z0-9._-]{1,240}$' THEN j.previous END AS previous
+        FROM gpuagent_store.journal_intents() j
+    LOOP
+        IF i.kind = 'export' AND i.name ~ '^ckpt-[A-Za-z0-9._-]{1,240}$' THEN
             SELECT c.id, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.uid = i.uid;
             IF k.id IS NULL OR k.exported_path IS DISTINCT FROM 'nvme_storage/' || i.name THEN
                 IF gpuagent_store.tend_export(i.name::text, i.uid::uuid, 'full'::text, 0::bigint) IS NOT NULL THEN
@@ -190,23 +198,18 @@ BEGIN
         RETURN 0;
     END IF;
     FOR d IN SELECT x.uid, x.path, x.discarded_at <= now() - grace AS due FROM gpuagent_store.discard x LOOP
-        name := split_part(d.path, '/', 2);
-        IF d.path NOT LIKE 'nvme\_storage/ckpt-%' THEN
-            DELETE FROM gpuagent_store.discard x WHERE x.uid = d.uid;
-            CONTINUE;
-        END IF;
-        IF NOT gpuagent_store.mend_latest(name, NULL::text) OR NOT d.due OR
-            (NOT gpuagent_store.lease_folder(d.path::text, true)
-                AND gpuagent_store.tend_export(name, d.uid::uuid, 'quick'::text, 0::bigint) IS DISTINCT FROM 'absent') THEN
-            CONTINUE;
-        END IF;
-        -- Who imports it has a lease until its commit: with ours in hand, look whether somebody has.
-        IF EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.uid = d.uid OR c.exported_path = d.path)
-            OR gpuagent_store.remove_export(name, d.uid::uuid) IN ('removed', 'absent', 'foreign')
+        name := CASE WHEN d.path ~ '^nvme_storage/ckpt-[A-Za-z0-9._-]{1,240}$' THEN split_part(d.path, '/', 2) END;
+        IF name IS NOT NULL AND gpuagent_store.own_export(name, d.uid::uuid)
+            AND NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.uid = d.uid OR c.exported_path = d.path)
         THEN
-            DELETE FROM gpuagent_store.discard x WHERE x.uid = d.uid;
-            result := result + 1;
+            CONTINUE WHEN NOT gpuagent_store.mend_latest(name, NULL::text) OR NOT d.due
+                OR NOT gpuagent_store.lease_folder(d.path::text, true);
+            -- Who imports it has a lease until its commit: with ours in hand, look once more.
+            CONTINUE WHEN EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.uid = d.uid OR c.exported_path = d.path)
+                OR gpuagent_store.remove_export(name, d.uid::uuid) <> 'removed';
         END IF;
+        DELETE FROM gpuagent_store.discard x WHERE x.uid = d.uid;
+        result := result + 1;
     END LOOP;
     RETURN result;
 END
@@ -249,10 +252,10 @@ BEGIN
         END IF;
     END LOOP;
     latest := gpuagent_store.latest_name();
-    IF NOT EXISTS (SELECT FROM gpuagent_store.list_exports() e WHERE e = latest) AND
-        NOT gpuagent_store.mend_latest(latest, NULL::text) AND latest IS NOT NULL
-    THEN
-        PERFORM gpuagent_store.point_latest(NULL::text, latest);
+    IF NOT EXISTS (SELECT FROM gpuagent_store.list_exports() e WHERE e = latest) THEN
+        IF NOT gpuagent_store.mend_latest(latest, NULL::text) THEN
+            PERFORM gpuagent_store.point_latest(NULL::text, latest);
+        END IF;
     END IF;
     PERFORM gpuagent_store.discard_exports();
     RETURN result;

@@ -237,10 +237,35 @@ remove_folder(const char *name, const pg_uuid_t *uid)
 	ga_journal_end(record.serial);
 }
 
+/* True when there is such an export, and its manifest says that this database wrote it, of this checkpoint. */
+static bool
+is_own(const char *name, const pg_uuid_t *uid)
+{
+	char	   *path = ga_export_path(name);
+	char	   *mine = psprintf(UINT64_FORMAT "/%u %s ", GetSystemIdentifier(), MyDatabaseId,
+								DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uid))));
+	Oid			types[1] = {TEXTOID};
+	Datum		args[1] = {CStringGetTextDatum(path)};
+	char	   *origin;
+
+	if (!ga_path_exists(path))
+		return false;
+	origin = trusted_text("SELECT gpuagent_store.export_origin($1)", 1, types, args, NULL);
+	return origin != NULL && strncmp(origin, mine, strlen(mine)) == 0;
+}
+
+/* own_export(name, uid): see is_own. */
+PG_FUNCTION_INFO_V1(ga_own_export);
+Datum
+ga_own_export(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(is_own(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_UUID_P(1)));
+}
+
 /*
  * remove_export(name, uid) removes the export of a checkpoint of this database
- * on which this transaction has an exclusive lease: 'removed', 'absent',
- * 'foreign' (another database wrote it, or it is another checkpoint), 'latest',
+ * on which this transaction has an exclusive lease: 'removed', 'foreign' (there
+ * is none, another database wrote it, or it is another checkpoint), 'latest',
  * 'leased'.
  */
 PG_FUNCTION_INFO_V1(ga_remove_export);
@@ -249,20 +274,11 @@ ga_remove_export(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	pg_uuid_t  *uid = PG_GETARG_UUID_P(1);
-	char	   *path = ga_export_path(name);
-	char	   *mine = psprintf(UINT64_FORMAT "/%u %s ", GetSystemIdentifier(), MyDatabaseId,
-								DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uid))));
-	Oid			types[1] = {TEXTOID};
-	Datum		args[1] = {CStringGetTextDatum(path)};
 	char		latest[GA_JOURNAL_NAME + 1];
-	char	   *owner;
 
-	if (!ga_path_exists(path))
-		PG_RETURN_TEXT_P(cstring_to_text("absent"));
-	owner = trusted_text("SELECT gpuagent_store.export_origin($1)", 1, types, args, NULL);
-	if (owner == NULL || strncmp(owner, mine, strlen(mine)) != 0)
+	if (!is_own(name, uid))
 		PG_RETURN_TEXT_P(cstring_to_text("foreign"));
-	if (!ga_lease_held(path, true))
+	if (!ga_lease_held(ga_export_path(name), true))
 		PG_RETURN_TEXT_P(cstring_to_text("leased"));
 	if (latest_name(latest) && strcmp(latest, name) == 0)
 		PG_RETURN_TEXT_P(cstring_to_text("latest"));

@@ -96,7 +96,8 @@ sub first_hit { my ($node) = @_; return unpack('Z*', get_control($node, 1024, 51
 sub sha256_of
 {
 	my ($path) = @_;
-	return Digest::SHA->new(256)->addfile($path, 'b')->hexdigest;
+	# One that goes while it is read has none.
+	return eval { Digest::SHA->new(256)->addfile($path, 'b')->hexdigest } // 'none';
 }
 
 # Why a folder is not a whole export; nothing when it is.
@@ -105,7 +106,7 @@ sub folder_problem
 	my ($folder) = @_;
 	return "$folder is absent" unless -d $folder;
 	return "$folder has no manifest" unless -f "$folder/MANIFEST.json";
-	my $text = slurp_file("$folder/MANIFEST.json");
+	my $text = eval { slurp_file("$folder/MANIFEST.json") } // return "$folder has lost its manifest";
 	my @line = split /\n/, $text, -1;
 	return "the manifest has " . @line . " lines" unless @line == 4 && $line[3] eq '';
 	return 'the manifest is damaged' unless $line[2] eq ',"sha256":"' . Digest::SHA::sha256_hex($line[1]) . '"}';

@@ -67,7 +67,7 @@ sub complaints
 	my $state = '';
 
 	push @wrong, 'the server does not answer'
-		unless wait_for(sub { my ($rc, $out) = $node->psql('postgres', 'SELECT 1'); return ($rc // 1) == 0 && $out eq '1' });
+		unless wait_for(sub { IPC::Run::run([ 'psql', '-XAtq', '-c', 'SELECT 1', '-d', $node->connstr('postgres') ], '>', \my $out, '2>', \my $err) });
 	push @wrong, 'the journal stays open: ' . $node->safe_psql('postgres', 'SELECT string_agg(kind || name, $$,$$) FROM gpuagent_store.journal_intents()')
 		unless wait_for(sub { $node->safe_psql('postgres', 'SELECT count(*) FROM gpuagent_store.journal_intents()') eq '0' });
 	push @wrong, 'left behind: ' . join(' ', private_of($node)) unless wait_for(sub { !private_of($node) });
