@@ -402,8 +402,8 @@ LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, p
 DECLARE
     aside text := format('nvme_storage/quarantine-%s-%s', split_part(folder, '/', 2), gen_random_uuid());
 BEGIN
-    IF folder !~ '^nvme_storage/[^/]+$' THEN
-        RAISE EXCEPTION '"%" is not the folder of an export', folder USING ERRCODE = 'invalid_parameter_value';
+    IF folder !~ '^nvme_storage/ckpt-[^/]+$' THEN
+        RAISE EXCEPTION '"%" is not the path of an export', folder USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM gpuagent_store.path_rename(folder, aside);
     RAISE WARNING 'put "%" aside as "%"', folder, aside USING DETAIL = why;
