@@ -104,6 +104,11 @@ CREATE FUNCTION gpuagent_store.safetensors_header(path text, data bytea,
 COMMENT ON FUNCTION gpuagent_store.safetensors_header(text, bytea) IS
     'tensors of a safetensors file (path) or value (data) in the order of their data; first = their first byte in the file, from 0';
 
+CREATE FUNCTION gpuagent_store.safetensors_hashes(path text, OUT name text, OUT tensor bytea) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'ga_safetensors_hashes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 100;
+COMMENT ON FUNCTION gpuagent_store.safetensors_hashes(text) IS
+    'tensors of a safetensors file with the hashes by which the store would name them, computed from their bytes; stores nothing';
+
 -- FILES: one expert
 CREATE FUNCTION gpuagent_store.layer_tensors(expert text, version bigint, checkpoint bigint,
     OUT names text[], OUT tensors bytea[], OUT biases jsonb, OUT layers jsonb)

@@ -1,17 +1,6 @@
 
 -- FILES: a checkpoint back from its folder. Lines carry the digest of their row, which the tables compute again. What is
 -- wrong is looked for with min(), not LIMIT 1, which would have the planner join line by line.
-CREATE FUNCTION gpuagent_store.require_digests(what text, wrong text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF wrong IS NOT NULL THEN
-        RAISE EXCEPTION 'the files of the checkpoint do not fit together'
-            USING ERRCODE = 'data_corrupted', DETAIL = format('%s "%s" is not what its line and the manifest say.', what, wrong);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION gpuagent_store.require_digests(text, text) IS 'XX001 when wrong names a row that is not what its line says';
-
 CREATE FUNCTION gpuagent_store.section_file(folder text, section jsonb, name text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -35,148 +24,132 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.rows_of(jsonb, text, text, text, text) IS
     'the call, as text, that gives the rows of a tensor of a section';
 
-CREATE FUNCTION gpuagent_store.import_agents(checkpoint bigint, folder text, section jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+-- Rows of a section, as the text of a query, for imports and verification: the columns of the table of checkpoints that they
+-- belong to, and said, the digest that the line names. kind: agents, nodes, edges, metrics or items.
+CREATE FUNCTION gpuagent_store.file_rows(folder text, section jsonb, kind text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
-    tensors text := CASE WHEN section -> 'tensors' <> '[]' THEN gpuagent_store.section_file(folder, section, stem || '.safetensors') END;
-    wrong text;
+    name text := CASE kind WHEN 'nodes' THEN stem || '.nodes' WHEN 'edges' THEN stem || '.edges' WHEN 'agents' THEN stem ELSE kind END || '.jsonl';
+    lines text := format('gpuagent_store.read_lines(%L)', gpuagent_store.section_file(folder, section, name));
+    tensors text := CASE WHEN kind <> 'items' AND (kind <> 'agents' OR section -> 'tensors' <> '[]')
+        THEN gpuagent_store.section_file(folder, section, CASE kind WHEN 'metrics' THEN kind ELSE stem END || '.safetensors') END;
 BEGIN
-    EXECUTE format($q$
-        WITH line AS MATERIALIZED (
-            SELECT j, COALESCE(r.state, gpuagent_store.json_tensor(j -> 'state')) AS state,
-                COALESCE(r.memory, gpuagent_store.json_tensor(j -> 'memory')) AS memory,
-                COALESCE(r.generation, (j ->> 'generation')::bigint) AS generation,
-                COALESCE(NULLIF(r.fitness, 'NaN'), (j ->> 'fitness')::float8) AS fitness,
-                COALESCE(r.version, (j ->> 'version')::bigint) AS version
-            FROM ROWS FROM (gpuagent_store.read_lines(%1$L), %2$s, %3$s, %4$s, %5$s, %6$s)
-                    r (line, state, memory, generation, fitness, version),
-                LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
-        ), added AS (
-            INSERT INTO gpuagent_store.checkpoint_agent AS a
-                (id, from_seq, state, memory, generation, fitness, metadata, version, created_at, updated_at, origin)
-            SELECT j ->> 'id', %7$s, state, memory, generation, fitness, j -> 'metadata', version, (j ->> 'created_at')::timestamptz,
-                (j ->> 'updated_at')::timestamptz, (j ->> 'origin')::uuid
-            FROM line
-            RETURNING a.id, a.digest
-        )
-        SELECT min(line.j ->> 'id') FROM line LEFT JOIN added ON added.id = line.j ->> 'id'
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
-        gpuagent_store.section_file(folder, section, stem || '.jsonl'),
+    RETURN CASE kind
+    WHEN 'agents' THEN format($q$
+        SELECT j ->> 'id' AS id, COALESCE(r.state, gpuagent_store.json_tensor(j -> 'state')) AS state,
+            COALESCE(r.memory, gpuagent_store.json_tensor(j -> 'memory')) AS memory,
+            COALESCE(r.generation, (j ->> 'generation')::bigint) AS generation,
+            COALESCE(NULLIF(r.fitness, 'NaN'), (j ->> 'fitness')::float8) AS fitness, j -> 'metadata' AS metadata,
+            COALESCE(r.version, (j ->> 'version')::bigint) AS version, (j ->> 'created_at')::timestamptz AS created_at,
+            (j ->> 'updated_at')::timestamptz AS updated_at, (j ->> 'origin')::uuid AS origin, decode(j ->> 'digest', 'hex') AS said
+        FROM ROWS FROM (%s, %s, %s, %s, %s, %s) r (line, state, memory, generation, fitness, version),
+            LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x$q$, lines,
         gpuagent_store.rows_of(section, 'read_states', tensors, 'state', 'gpuagent.agent_state'),
         gpuagent_store.rows_of(section, 'read_states', tensors, 'memory', 'gpuagent.agent_state'),
         gpuagent_store.rows_of(section, 'read_integers', tensors, 'generation', 'bigint'),
         gpuagent_store.rows_of(section, 'read_floats', tensors, 'fitness', 'float8'),
-        gpuagent_store.rows_of(section, 'read_integers', tensors, 'version', 'bigint'), checkpoint) INTO wrong;
-    PERFORM gpuagent_store.require_digests('Agent', wrong);
+        gpuagent_store.rows_of(section, 'read_integers', tensors, 'version', 'bigint'))
+    WHEN 'nodes' THEN format($q$
+        SELECT %L::text AS graph, l.j ->> 'id' AS id, COALESCE(e.state, gpuagent_store.json_tensor(l.j -> 'embedding'))::gpuagent.embedding AS embedding,
+            l.j -> 'metadata' AS metadata, (l.j ->> 'created_at')::timestamptz AS created_at, decode(l.j ->> 'digest', 'hex') AS said
+        FROM (SELECT x.j, count(*) FILTER (WHERE x.j -> 'embedding' = 'true') OVER (ORDER BY r.i) AS place
+              FROM %s WITH ORDINALITY r (line, i), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x) l
+        LEFT JOIN %s WITH ORDINALITY e (state, i) ON l.j -> 'embedding' = 'true' AND e.i = l.place$q$, substr(section ->> 'object', 7), lines,
+        gpuagent_store.rows_of(section, 'read_states', tensors, 'embeddings', 'gpuagent.agent_state'))
+    WHEN 'edges' THEN format($q$
+        SELECT %L::text AS graph, j ->> 'source' AS source, j ->> 'target' AS target, j ->> 'edge_type' AS edge_type, r.weight,
+            j -> 'metadata' AS metadata, (j ->> 'created_at')::timestamptz AS created_at, decode(j ->> 'digest', 'hex') AS said
+        FROM ROWS FROM (%s, gpuagent_store.read_floats(%L, 'weights')) r (line, weight), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x$q$,
+        substr(section ->> 'object', 7), lines, tensors)
+    WHEN 'metrics' THEN format($q$
+        SELECT r.id, j ->> 'run' AS run, j ->> 'key' AS key, r.step, r.value, j ->> 'object' AS object,
+            (j ->> 'recorded_at')::timestamptz AS recorded_at, (j ->> 'created_at')::timestamptz AS created_at, decode(j ->> 'digest', 'hex') AS said
+        FROM ROWS FROM (%1$s, gpuagent_store.read_integers(%2$L, 'id'), gpuagent_store.read_integers(%2$L, 'step'), gpuagent_store.read_floats(%2$L, 'value'))
+                r (line, id, step, value), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x$q$, lines, tensors)
+    ELSE format($q$
+        SELECT j ->> 'object' AS object, j ->> 'part' AS part, (j ->> 'version')::bigint AS version, decode(j ->> 'tensor', 'hex') AS tensor,
+            decode(j ->> 'biases', 'hex') AS biases, j -> 'body' AS body, decode(j ->> 'digest', 'hex') AS said
+        FROM %s r (line), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x$q$, lines)
+    END;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.import_agents(bigint, text, jsonb) IS 'adds the agents of a section to an import';
+COMMENT ON FUNCTION gpuagent_store.file_rows(text, jsonb, text) IS
+    'query, as text, for the rows of a kind that a section holds; XX001 when the manifest does not list a file that it needs';
 
-CREATE FUNCTION gpuagent_store.import_graph(checkpoint bigint, folder text, section jsonb) RETURNS void
+-- Where rows of a kind are in the tables: table, columns of its digest, key, and how a row is named.
+CREATE FUNCTION gpuagent_store.checkpoint_rows(kind text, OUT relation text, OUT columns text, OUT key text, OUT name text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT k.relation, k.columns, k.key, k.name FROM (VALUES
+        ('agents', 'gpuagent_store.checkpoint_agent', 'id,state,memory,generation,fitness,metadata,version,created_at,updated_at,origin', 'id',
+            'format(''agents:%s'', id)'),
+        ('nodes', 'gpuagent_store.checkpoint_node', 'graph,id,embedding,metadata,created_at', 'graph,id', 'format(''graph:%s node %s'', graph, id)'),
+        ('edges', 'gpuagent_store.checkpoint_edge', 'graph,source,target,edge_type,weight,metadata,created_at', 'graph,source,target,edge_type',
+            'format(''graph:%s edge %s %s %s'', graph, source, target, edge_type)'),
+        ('metrics', 'gpuagent_store.checkpoint_metric', 'id,run,key,step,value,object,recorded_at,created_at', 'id', 'format(''metrics %s'', id)'),
+        ('items', 'gpuagent.checkpoint_item', 'object,part,version,tensor,biases,body', 'object,part', 'concat_ws('' '', object, nullif(part, ''''))'))
+        k (kind, relation, columns, key, name)
+    WHERE k.kind = $1
+$$;
+COMMENT ON FUNCTION gpuagent_store.checkpoint_rows(text) IS
+    'table, columns under the digest, key and the expression of an address for a kind of rows of checkpoints: agents, nodes, edges, metrics or items';
+
+CREATE FUNCTION gpuagent_store.import_rows(checkpoint bigint, folder text, section jsonb, kind text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    graph text := substr(section ->> 'object', 7);
-    stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
-    tensors text := gpuagent_store.section_file(folder, section, stem || '.safetensors');
-    rest bigint;
+    t record;
     wrong text;
 BEGIN
+    SELECT * INTO t FROM gpuagent_store.checkpoint_rows(kind);
     EXECUTE format($q$
-        WITH line AS MATERIALIZED (
-            SELECT j, j ->> 'id' AS id, count(*) FILTER (WHERE j -> 'embedding' = 'true') OVER (ORDER BY i) AS place
-            FROM gpuagent_store.read_lines(%1$L) WITH ORDINALITY r (line, i), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
-        ), added AS (
-            INSERT INTO gpuagent_store.checkpoint_node AS n (graph, id, from_seq, embedding, metadata, created_at)
-            SELECT %4$L, l.id, %3$s, COALESCE(e.state, gpuagent_store.json_tensor(l.j -> 'embedding'))::gpuagent.embedding,
-                l.j -> 'metadata', (l.j ->> 'created_at')::timestamptz
-            FROM line l LEFT JOIN %2$s WITH ORDINALITY e (state, i) ON l.j -> 'embedding' = 'true' AND e.i = l.place
-            RETURNING n.id, n.digest
+        WITH line AS MATERIALIZED (%1$s), added AS (
+            INSERT INTO %2$s AS a (from_seq,%3$s) SELECT %4$s,%3$s FROM line RETURNING %5$s, a.digest
         )
-        SELECT min(line.id) FILTER (WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')),
-            (SELECT count(*) FROM %2$s e) - count(*) FILTER (WHERE line.j -> 'embedding' = 'true')
-        FROM line LEFT JOIN added ON added.id = line.id$q$,
-        gpuagent_store.section_file(folder, section, stem || '.nodes.jsonl'),
-        gpuagent_store.rows_of(section, 'read_states', tensors, 'embeddings', 'gpuagent.agent_state'),
-        checkpoint, graph) INTO wrong, rest;
-    PERFORM gpuagent_store.require_digests('Node', wrong);
-    IF rest <> 0 THEN
+        SELECT min(%6$s) FROM line LEFT JOIN added USING (%7$s) WHERE added.digest IS DISTINCT FROM line.said$q$,
+        gpuagent_store.file_rows(folder, section, kind), t.relation, t.columns, checkpoint,
+        regexp_replace(t.key, '(\w+)', 'a.\1', 'g'), t.name, t.key) INTO wrong;
+    IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'the files of the checkpoint do not fit together'
-            USING ERRCODE = 'data_corrupted', DETAIL = format('Graph "%s" has %s embeddings more than nodes of them.', graph, rest);
+            USING ERRCODE = 'data_corrupted', DETAIL = format('"%s" is not what its line and the manifest say.', wrong);
     END IF;
-    EXECUTE format($q$
-        WITH line AS MATERIALIZED (
-            SELECT j, j ->> 'source' AS source, j ->> 'target' AS target, j ->> 'edge_type' AS edge_type, r.weight
-            FROM ROWS FROM (gpuagent_store.read_lines(%1$L), gpuagent_store.read_floats(%2$L, 'weights')) r (line, weight),
-                LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
-        ), added AS (
-            INSERT INTO gpuagent_store.checkpoint_edge AS e (graph, source, target, edge_type, from_seq, weight, metadata, created_at)
-            SELECT %4$L, source, target, edge_type, %3$s, weight, j -> 'metadata', (j ->> 'created_at')::timestamptz FROM line
-            RETURNING e.source, e.target, e.edge_type, e.digest
-        )
-        SELECT min(concat_ws(' ', source, target, edge_type)) FROM line LEFT JOIN added USING (source, target, edge_type)
-        WHERE added.digest IS DISTINCT FROM decode(line.j ->> 'digest', 'hex')$q$,
-        gpuagent_store.section_file(folder, section, stem || '.edges.jsonl'), tensors, checkpoint, graph) INTO wrong;
-    PERFORM gpuagent_store.require_digests('Edge', wrong);
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.import_graph(bigint, text, jsonb) IS 'adds the nodes and edges of a section to an import';
+COMMENT ON FUNCTION gpuagent_store.import_rows(bigint, text, jsonb, text) IS
+    'adds rows of a section to an import; XX001 when one does not have the digest that its line names';
 
-CREATE FUNCTION gpuagent_store.import_metrics(checkpoint bigint, folder text, section jsonb) RETURNS void
+CREATE FUNCTION gpuagent_store.require_embeddings(folder text, section jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    lines text := gpuagent_store.section_file(folder, section, 'metrics.jsonl');
-    tensors text := gpuagent_store.section_file(folder, section, 'metrics.safetensors');
-    wrong text;
+    stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
+    spare bigint;
 BEGIN
-    WITH line AS MATERIALIZED (
-        SELECT x.j, r.id, r.step, r.value
-        FROM ROWS FROM (gpuagent_store.read_lines(lines), gpuagent_store.read_integers(tensors, 'id'),
-                gpuagent_store.read_integers(tensors, 'step'), gpuagent_store.read_floats(tensors, 'value')) r (line, id, step, value),
-            LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
-    ), added AS (
-        INSERT INTO gpuagent_store.checkpoint_metric AS m (id, from_seq, run, key, step, value, object, recorded_at, created_at)
-        SELECT l.id, checkpoint, l.j ->> 'run', l.j ->> 'key', l.step, l.value, l.j ->> 'object',
-            (l.j ->> 'recorded_at')::timestamptz, (l.j ->> 'created_at')::timestamptz FROM line l
-        RETURNING m.id, m.digest
-    )
-    SELECT min(l.id)::text INTO wrong FROM line l LEFT JOIN added ON added.id = l.id
-        WHERE added.digest IS DISTINCT FROM decode(l.j ->> 'digest', 'hex');
-    PERFORM gpuagent_store.require_digests('Metric', wrong);
+    EXECUTE format('SELECT (SELECT count(*) FROM %s e) - (SELECT count(*) FROM gpuagent_store.read_lines(%L) r (line) WHERE r.line::jsonb -> ''embedding'' = ''true'')',
+        gpuagent_store.rows_of(section, 'read_states', gpuagent_store.section_file(folder, section, stem || '.safetensors'), 'embeddings', 'gpuagent.agent_state'),
+        gpuagent_store.section_file(folder, section, stem || '.nodes.jsonl')) INTO spare;
+    IF spare <> 0 THEN
+        RAISE EXCEPTION 'the files of the checkpoint do not fit together'
+            USING ERRCODE = 'data_corrupted', DETAIL = format('"%s" has %s embeddings more than nodes of them.', section ->> 'object', spare);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.import_metrics(bigint, text, jsonb) IS 'adds the metric values of a section to an import';
+COMMENT ON FUNCTION gpuagent_store.require_embeddings(text, jsonb) IS 'XX001 when a graph''s section has rows of embeddings that no node has';
 
-CREATE FUNCTION gpuagent_store.import_items(checkpoint bigint, folder text, section jsonb, scope text[]) RETURNS void
+CREATE FUNCTION gpuagent_store.require_tensors(checkpoint bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wrong text;
 BEGIN
-    WITH line AS MATERIALIZED (
-        SELECT x.j, x.j ->> 'object' AS object, x.j ->> 'part' AS part
-        FROM gpuagent_store.read_lines(gpuagent_store.section_file(folder, section, 'items.jsonl')) r (line), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
-    ), added AS (
-        INSERT INTO gpuagent.checkpoint_item AS i (object, part, from_seq, version, tensor, biases, body)
-        SELECT l.object, l.part, checkpoint, (l.j ->> 'version')::bigint, decode(l.j ->> 'tensor', 'hex'),
-            decode(l.j ->> 'biases', 'hex'), l.j -> 'body' FROM line l
-        RETURNING i.object, i.part, i.digest
-    )
-    SELECT min(concat_ws(' ', l.object, nullif(l.part, ''))) INTO wrong
-        FROM line l LEFT JOIN added a ON a.object = l.object AND a.part = l.part
-        WHERE a.digest IS DISTINCT FROM decode(l.j ->> 'digest', 'hex')
-            OR NOT gpuagent_store.object_covered(scope, l.object);
-    PERFORM gpuagent_store.require_digests('Item', wrong);
     SELECT min(concat_ws(' ', i.object, nullif(i.part, ''))) INTO wrong
         FROM gpuagent.checkpoint_item i, unnest(ARRAY[i.tensor, i.biases]) h
-        WHERE i.from_seq = import_items.checkpoint AND h IS NOT NULL AND NOT gpuagent_store.keep_tensor(h);
+        WHERE i.from_seq = require_tensors.checkpoint AND h IS NOT NULL
+            AND NOT EXISTS (SELECT FROM gpuagent_store.tensor t WHERE t.hash = h);
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'the files of the checkpoint do not fit together'
             USING ERRCODE = 'data_corrupted', DETAIL = format('The tensor of "%s" is in none of them.', wrong);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.import_items(bigint, text, jsonb, text[]) IS
-    'adds the items of a checkpoint to an import, after their tensors';
+COMMENT ON FUNCTION gpuagent_store.require_tensors(bigint) IS 'XX001 when an item of an import names a tensor that is not in the store';
 
 CREATE FUNCTION gpuagent_store.import_tensors(folder text, section jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -229,6 +202,9 @@ BEGIN
         WHERE m.from_seq = $1
             AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_item i WHERE i.object = 'metrics' AND i.part = 'run:' || m.run AND i.from_seq = $1)
         UNION ALL
+        SELECT format('Item "%s" is not among the objects of the checkpoint.', concat_ws(' ', i.object, nullif(i.part, ''))) FROM gpuagent.checkpoint_item i
+        WHERE i.from_seq = $1 AND NOT gpuagent_store.object_covered(scope, i.object)
+        UNION ALL
         SELECT format('Item "%s" is not one of a checkpoint.', concat_ws(' ', i.object, nullif(i.part, ''))) FROM gpuagent.checkpoint_item i,
             LATERAL (SELECT split_part(i.object, ':', 1), substr(i.object, position(':' IN i.object) + 1), substr(i.part, position(':' IN i.part) + 1)) x (kind, name, rest)
         WHERE i.from_seq = $1 AND (CASE
@@ -278,15 +254,20 @@ BEGIN
     -- Items come after the tensors that they name.
     FOR section IN SELECT s FROM jsonb_array_elements(manifest -> 'sections') s ORDER BY s ->> 'object' = 'items' LOOP
         CASE split_part(section ->> 'object', ':', 1)
-            WHEN 'agents' THEN PERFORM gpuagent_store.import_agents(result, folder, section);
-            WHEN 'graph' THEN PERFORM gpuagent_store.import_graph(result, folder, section);
+            WHEN 'agents' THEN PERFORM gpuagent_store.import_rows(result, folder, section, 'agents');
+            WHEN 'graph' THEN
+                PERFORM gpuagent_store.import_rows(result, folder, section, 'nodes');
+                PERFORM gpuagent_store.require_embeddings(folder, section);
+                PERFORM gpuagent_store.import_rows(result, folder, section, 'edges');
             WHEN 'metrics' THEN
                 IF NOT gpuagent_store.object_covered(scope, 'metrics') THEN
                     RAISE EXCEPTION 'the files of the checkpoint do not fit together'
                         USING ERRCODE = 'data_corrupted', DETAIL = 'It has metrics, which are not among its objects.';
                 END IF;
-                PERFORM gpuagent_store.import_metrics(result, folder, section);
-            WHEN 'items' THEN PERFORM gpuagent_store.import_items(result, folder, section, scope);
+                PERFORM gpuagent_store.import_rows(result, folder, section, 'metrics');
+            WHEN 'items' THEN
+                PERFORM gpuagent_store.import_rows(result, folder, section, 'items');
+                PERFORM gpuagent_store.require_tensors(result);
             WHEN 'swarm', 'expert' THEN PERFORM gpuagent_store.import_tensors(folder, section);
             ELSE
                 RAISE EXCEPTION 'the manifest of "%" is not valid', folder

@@ -28,19 +28,82 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.tensor_references(text[], bigint) IS
     'tensors that swarms, experts and checkpoints, or one checkpoint, refer to, each once with one who does';
 
-CREATE FUNCTION gpuagent_store.verify_export(path text, level text) RETURNS TABLE (object text, status text, expected text, actual text)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+-- The deep level of an export: what its files hold against the catalogue, whatever the manifest says. Rows are told by their
+-- digests, computed from the files; tensors of swarms and experts by their hashes, likewise.
+CREATE FUNCTION gpuagent_store.verify_contents(path text, manifest jsonb, checkpoint bigint)
+    RETURNS TABLE (object text, status text, expected text, actual text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET row_security = off AS $$
 #variable_conflict use_column
+DECLARE
+    k record;
+    s record;
+    t record;
+    kind text;
+    files text;
 BEGIN
-    RETURN QUERY SELECT v.* FROM gpuagent_store.verify_files(path, gpuagent_store.read_manifest(path), level) v;
-EXCEPTION
-    WHEN undefined_file THEN
-        RETURN QUERY SELECT path, 'missing', 'an exported checkpoint', NULL::text;
-    WHEN data_corrupted OR wrong_object_type OR data_exception THEN
-        RETURN QUERY SELECT path, 'damaged', 'an exported checkpoint', SQLERRM;
+    SELECT c.uid, c.objects INTO k FROM gpuagent.checkpoint c WHERE c.id = verify_contents.checkpoint;
+    IF manifest #>> '{checkpoint,uid}' <> k.uid::text THEN
+        RETURN QUERY SELECT path, 'damaged', k.uid::text, manifest #>> '{checkpoint,uid}';
+        RETURN;
+    END IF;
+    SELECT * INTO s FROM gpuagent_store.checkpoint_scope(k.objects);
+    FOREACH kind IN ARRAY '{agents,nodes,edges,metrics,items}'::text[] LOOP
+        SELECT * INTO t FROM gpuagent_store.checkpoint_rows(kind);
+        SELECT string_agg(gpuagent_store.file_rows(path, j, kind), ' UNION ALL ') INTO files
+            FROM jsonb_array_elements(manifest -> 'sections') j
+            WHERE split_part(j ->> 'object', ':', 1) = CASE WHEN kind IN ('nodes', 'edges') THEN 'graph' ELSE kind END;
+        RETURN QUERY EXECUTE format($q$
+            SELECT %1$s, CASE WHEN f.digest IS NULL THEN 'missing' WHEN o.digest IS NULL THEN 'unexpected' ELSE 'damaged' END,
+                encode(o.digest, 'hex'), encode(f.digest, 'hex')
+            FROM (SELECT %2$s, gpuagent_store.digest(%3$s) AS digest FROM (%4$s) r) f
+            FULL JOIN (SELECT %2$s, o.digest FROM %5$s o WHERE %6$s AND %7$s) o USING (%2$s)
+            WHERE f.digest IS DISTINCT FROM o.digest ORDER BY 1$q$,
+            t.name, t.key, t.columns, COALESCE(files, 'SELECT ' || t.columns || ' FROM ' || t.relation || ' WHERE false'), t.relation,
+            gpuagent_store.within_checkpoint(checkpoint),
+            CASE kind WHEN 'agents' THEN format('(%L OR o.id ^@ ANY (%L::text[]))', s.agents, s.prefixes)
+                WHEN 'items' THEN format('gpuagent_store.object_covered(%L::text[], o.object)', k.objects)
+                WHEN 'metrics' THEN format('gpuagent_store.object_covered(%L::text[], ''metrics'')', k.objects)
+                ELSE format('gpuagent_store.object_covered(%L::text[], ''graph:'' || o.graph)', k.objects) END);
+    END LOOP;
+    RETURN QUERY
+        SELECT COALESCE(f.object, o.object), CASE WHEN f.hash IS NULL THEN 'missing' ELSE 'unexpected' END,
+            encode(o.hash, 'hex'), encode(f.hash, 'hex') || ' (' || f.names || ')'
+        FROM (SELECT j ->> 'object' AS object, h.tensor AS hash, string_agg(h.name, ', ' ORDER BY h.name) AS names
+              FROM jsonb_array_elements(manifest -> 'sections') j, jsonb_array_elements(j -> 'files') e,
+                  gpuagent_store.safetensors_hashes(path || '/' || (e ->> 'name')) h
+              WHERE split_part(j ->> 'object', ':', 1) IN ('swarm', 'expert') AND e ->> 'name' LIKE '%.safetensors' GROUP BY 1, 2) f
+        FULL JOIN (SELECT DISTINCT i.object, h AS hash FROM gpuagent.checkpoint_item i, unnest(ARRAY[i.tensor, i.biases]) h
+              WHERE h IS NOT NULL AND i.from_seq <= verify_contents.checkpoint AND (i.to_seq IS NULL OR verify_contents.checkpoint < i.to_seq)
+                  AND gpuagent_store.object_covered(k.objects, i.object)) o ON o.object = f.object AND o.hash = f.hash
+        WHERE f.hash IS NULL OR o.hash IS NULL ORDER BY 1, 2;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.verify_export(text, text) IS 'verify_files of a folder, whose manifest may be missing or damaged';
+COMMENT ON FUNCTION gpuagent_store.verify_contents(text, jsonb, bigint) IS
+    'one row for each row or tensor of an export that is not the catalogue''s: missing from the files, unexpected in them, or damaged';
+
+CREATE FUNCTION gpuagent_store.verify_export(path text, level text, checkpoint bigint) RETURNS TABLE (object text, status text, expected text, actual text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    manifest jsonb;
+    why text;
+BEGIN
+    manifest := gpuagent_store.read_manifest(path);
+    RETURN QUERY SELECT v.* FROM gpuagent_store.verify_files(path, manifest, level) v;
+    IF NOT FOUND AND level = 'deep' THEN
+        RETURN QUERY SELECT v.* FROM gpuagent_store.verify_contents(path, manifest, checkpoint) v;
+    END IF;
+EXCEPTION
+    WHEN undefined_file THEN
+        RETURN QUERY SELECT path, 'missing', 'an exported checkpoint', SQLERRM;
+    WHEN data_corrupted OR wrong_object_type OR data_exception OR undefined_object OR program_limit_exceeded THEN
+        GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
+        RETURN QUERY SELECT path, 'damaged', 'an exported checkpoint', concat_ws(': ', SQLERRM, nullif(why, ''));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.verify_export(text, text, bigint) IS
+    'verify_files, and deep verify_contents, of the folder of a checkpoint, whose manifest may be missing or damaged';
 
 CREATE FUNCTION gpuagent_store.integrity(level text, objects text[], checkpoint bigint)
     RETURNS TABLE (object text, status text, expected text, actual text)
@@ -115,12 +178,12 @@ BEGIN
 
     IF pg_has_role('pg_read_server_files', 'USAGE') THEN
         PERFORM gpuagent_store.progress('verifying files');
-        FOR r IN SELECT k.exported_path AS path FROM gpuagent.checkpoint k
+        FOR r IN SELECT k.exported_path AS path, k.id FROM gpuagent.checkpoint k
             WHERE k.exported_path IS NOT NULL AND (checkpoint IS NULL OR k.id = checkpoint)
                 AND (objects IS NULL OR gpuagent_store.scope_covers(k.objects, scope.objects)) ORDER BY k.id
         LOOP
             exports := exports + 1;
-            FOR object, status, expected, actual IN SELECT * FROM gpuagent_store.verify_export(r.path, level) LOOP
+            FOR object, status, expected, actual IN SELECT * FROM gpuagent_store.verify_export(r.path, level, r.id) LOOP
                 problems := problems + 1;
                 RETURN NEXT;
             END LOOP;
@@ -142,4 +205,4 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_t
     SELECT i.object, i.status, i.expected, i.actual FROM gpuagent_store.integrity($1, $2, $3) i
 $$;
 COMMENT ON FUNCTION gpuagent.verify_integrity(text, text[], bigint) IS
-    'checks what swarms, experts and checkpoints (or one checkpoint; or only objects, addresses as in create_checkpoint) refer to, and exported files where the caller may read them. quick: all rows and files are there; full: every hash is computed again; deep: also values that are NaN or infinite, as rows of status nonfinite. One row a problem, then the row total with status ok or damaged';
+    'checks what swarms, experts and checkpoints (or one checkpoint; or only objects, addresses as in create_checkpoint) refer to, and exported files where the caller may read them. quick: all rows and files are there; full: every hash is computed again; deep: also exported files against the catalogue, row by row and tensor by tensor, and values that are NaN or infinite, as rows of status nonfinite. One row a problem (damaged, missing, unexpected), then the row total with status ok or damaged';

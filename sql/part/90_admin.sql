@@ -87,7 +87,8 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
-            verify_checkpoint,verify_integrity,integrity,verify_export,verify_files,read_manifest,read_text,path_exists,
+            verify_checkpoint,verify_integrity,integrity,verify_export,verify_contents,verify_files,read_manifest,read_text,read_lines,read_states,
+            read_floats,read_integers,safetensors_hashes,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,progress_begin,progress,progress_end,throttle,
             device_service,device_slots}'::text[]) THEN 'read'
         ELSE 'write'

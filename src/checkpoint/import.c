@@ -196,6 +196,57 @@ ga_safetensors_header(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* The hash by which the store would name a tensor of a file; stores nothing. */
+static void
+hash_tensor(Input *input, const GaStTensor *tensor, GaHash *hash)
+{
+	GaSpine    *spine = palloc(sizeof(GaSpine));
+	char	   *buffer = palloc(GA_CHUNK_SIZE);
+	GaHash		entry;
+
+	ga_spine_begin(spine, tensor->nbytes, false);
+	for (uint64 at = 0; at < tensor->nbytes; at += GA_CHUNK_SIZE)
+	{
+		size_t		piece = Min(GA_CHUNK_SIZE, tensor->nbytes - at);
+
+		CHECK_FOR_INTERRUPTS();
+		input_read(input, input->data_begin + tensor->begin + at, buffer, piece);
+		ga_hash_chunk(buffer, piece, &entry);
+		ga_spine_push(spine, &entry);
+	}
+	ga_spine_finish(spine, &entry);
+	ga_hash_tensor(tensor->dtype, tensor->ndim, tensor->dims, &entry, hash);
+	pfree(buffer);
+	pfree(spine);
+}
+
+/* safetensors_hashes(path): a row (name, tensor) per tensor, its hash computed from the file's data. */
+PG_FUNCTION_INFO_V1(ga_safetensors_hashes);
+Datum
+ga_safetensors_hashes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Input		input;
+
+	InitMaterializedSRF(fcinfo, 0);
+	ga_files_require_read();
+	input_open_file(&input, text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	for (int i = 0; i < input.header->ntensors; i++)
+	{
+		GaStTensor *tensor = &input.header->tensors[i];
+		GaHash		hash;
+		Datum		values[2];
+		bool		nulls[2] = {false};
+
+		hash_tensor(&input, tensor, &hash);
+		values[0] = CStringGetTextDatum(tensor->name);
+		values[1] = ga_hash_to_datum(&hash);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	input_close(&input);
+	PG_RETURN_NULL();
+}
+
 /* ---- rows of a tensor ---- */
 
 static GaStTensor *

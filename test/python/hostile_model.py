@@ -389,7 +389,7 @@ class Reader:
             require(isinstance(section, dict) and isinstance(section.get("object"), str), "section")
             require(all(isinstance(section.get(k), list) for k in ("tensors", "files")) and section["files"], "files")
             for file in section["files"]:
-                require(isinstance(file, dict) and all(isinstance(file.get(k), (str, Decimal)) for k in ("name", "nbytes", "sha256")), "file")
+                require(isinstance(file, dict) and all(isinstance(file.get(k), (str, Decimal, bool)) for k in ("name", "nbytes", "sha256")), "file")
                 file["name"] = as_text(file["name"])
                 require(re.fullmatch("[A-Za-z0-9_][A-Za-z0-9._-]{0,254}", file["name"]), "name")
                 require(re.fullmatch("[0-9]{1,18}", as_text(file["nbytes"])) and re.fullmatch("[0-9a-f]{64}", as_text(file["sha256"])), "file")
