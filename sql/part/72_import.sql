@@ -27,7 +27,7 @@ COMMENT ON FUNCTION gpuagent_store.rows_of(jsonb, text, text, text, text) IS
 -- Rows of a section, as the text of a query, for imports and verification: the columns of the table of checkpoints that they
 -- belong to, and said, the digest that the line names. kind: agents, nodes, edges, metrics or items.
 CREATE FUNCTION gpuagent_store.file_rows(folder text, section jsonb, kind text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
     name text := CASE kind WHEN 'nodes' THEN stem || '.nodes' WHEN 'edges' THEN stem || '.edges' WHEN 'agents' THEN stem ELSE kind END || '.jsonl';

@@ -88,7 +88,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_contents,verify_files,read_manifest,read_text,read_lines,read_states,
-            read_floats,read_integers,safetensors_hashes,path_exists,
+            read_floats,read_integers,safetensors_hashes,file_rows,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,progress_begin,progress,progress_end,throttle,
             device_service,device_slots}'::text[]) THEN 'read'
         ELSE 'write'
