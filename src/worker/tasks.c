@@ -7,6 +7,7 @@
 #include "base/guc.h"
 #include "device/region.h"
 #include "miscadmin.h"
+#include "store/collect.h"
 #include "worker/worker.h"
 
 #define MINUTE 60000
@@ -71,6 +72,8 @@ const GaTask ga_tasks[] = {
 	"checkpoint", "checkpoint_item", "checkpoint_alias"}, .interval = auto_save_interval, .wanted = has_auto_save},
 	{.function = "check_exports", .tables = {"checkpoint"}, .interval = at_start},
 	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval},
+	{.function = "collect", .tables = {"swarm_version", "weight_version", "checkpoint_item"},
+	.interval = ga_collect_pause, .wanted = ga_collect_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true},
 };
