@@ -209,7 +209,7 @@ define_collect_settings(void)
 	DefineCustomIntVariable("gpuagent.collect_grace",
 							"How long what was stored, or found by missing_chunks(), stays without being referred to.",
 							"A client that uploads in several transactions has so long from its first chunk to the commit of what refers to it.",
-							&ga_collect_grace, 3600, 0, 604800, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+							&ga_collect_grace, 3600, 0, 604800, PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 static void

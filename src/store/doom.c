@@ -18,8 +18,16 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+/* Doomed, and without a row of a transaction that is not older than this one, nor than the doom as far as that is noted. */
 static GaStatement find_doomed = {
-	"SELECT 1 FROM gpuagent_store.doomed WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
+	"SELECT 1 FROM gpuagent_store.doomed d LEFT JOIN gpuagent_store.doom b ON b.batch OPERATOR(pg_catalog.=) d.batch "
+	"WHERE d.hash OPERATOR(pg_catalog.=) $1 AND NOT EXISTS (SELECT FROM ("
+	"SELECT t.xmin FROM gpuagent_store.tensor t WHERE t.hash OPERATOR(pg_catalog.=) $1 "
+	"UNION ALL SELECT n.xmin FROM gpuagent_store.node n WHERE n.hash OPERATOR(pg_catalog.=) $1 "
+	"UNION ALL SELECT c.xmin FROM gpuagent_store.chunk c WHERE c.hash OPERATOR(pg_catalog.=) $1 "
+	"UNION ALL SELECT e.xmin FROM gpuagent_store.chunk_delta e WHERE e.hash OPERATOR(pg_catalog.=) $1) r "
+	"WHERE gpuagent_store.changed_since(r.xmin, "
+	"LEAST(b.below, pg_catalog.pg_current_xact_id_if_assigned(), gpuagent_store.next_xid())))", 1, {BYTEAOID}
 };
 static GaStatement find_tensor = {
 	"SELECT root::pg_catalog.bytea, nbytes::pg_catalog.int8 FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1",
