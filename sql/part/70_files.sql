@@ -19,6 +19,10 @@ CREATE FUNCTION gpuagent_store.file_size(path text) RETURNS bigint
     AS 'MODULE_PATHNAME', 'ga_file_size_sql' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION gpuagent_store.file_size(text) IS 'bytes of a regular file; 58P01 when there is none, 42809 for a link';
 
+CREATE FUNCTION gpuagent_store.require_space(path text, nbytes bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'ga_require_space' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION gpuagent_store.require_space(text, bigint) IS '53100 when the file system of a folder has fewer bytes left';
+
 CREATE FUNCTION gpuagent_store.file_sha256(path text) RETURNS text
     AS 'MODULE_PATHNAME', 'ga_file_sha256' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION gpuagent_store.file_sha256(text) IS 'SHA-256 of the contents of a file, in lower-case hexadecimal';

@@ -424,6 +424,9 @@ BEGIN
     SELECT c.id, c.uid, p.uid AS parent, c.label, c.kind, c.run, c.step, c.objects, c.metadata, c.raw_bytes, c.created_at, c.origin
         INTO k FROM gpuagent.checkpoint c LEFT JOIN gpuagent.checkpoint p ON p.id = c.parent WHERE c.id = write_export.checkpoint;
     temp := gpuagent_store.temp_create('nvme_storage');
+    -- Files have some more bytes than this; each reserves its own before it is written.
+    PERFORM gpuagent_store.require_space(temp, k.raw_bytes);
+    PERFORM gpuagent_store.progress('writing', 0, NULL, 0, k.raw_bytes);
     SELECT jsonb_agg(s) INTO sections FROM (
         SELECT gpuagent_store.export_agents(k.id, temp, k.objects)
         UNION ALL SELECT gpuagent_store.export_items(k.id, temp, k.objects)

@@ -5,6 +5,8 @@
  */
 #include "base/compat.h"
 
+#include <sys/statvfs.h>
+
 #include "base/guc.h"
 #include "checkpoint/export.h"
 #include "checkpoint/tree.h"
@@ -343,6 +345,32 @@ ga_file_size_sql(PG_FUNCTION_ARGS)
 	size = ga_file_size(file);
 	ga_file_close(file);
 	PG_RETURN_INT64(size);
+}
+
+/* require_space(path, nbytes): ERROR 53100 when the file system of a folder has fewer bytes left. */
+PG_FUNCTION_INFO_V1(ga_require_space);
+Datum
+ga_require_space(PG_FUNCTION_ARGS)
+{
+	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int64		nbytes = PG_GETARG_INT64(1);
+	struct statvfs fs;
+	int			fd;
+	int			status;
+
+	ga_files_require_write();
+	fd = ga_folder_open(path);
+	status = fstatvfs(fd, &fs);
+	ga_close_keeping_errno(fd);
+	if (status == 0 && (double) fs.f_bavail * fs.f_frsize < (double) nbytes)
+	{
+		errno = ENOSPC;
+		ereport(ERROR,
+				(errcode(ERRCODE_DISK_FULL),
+				 errmsg("could not reserve " INT64_FORMAT " bytes in \"%s\": %m", nbytes, path),
+				 errdetail("The file system has " UINT64_FORMAT " bytes left.", (uint64) fs.f_bavail * fs.f_frsize)));
+	}
+	PG_RETURN_VOID();
 }
 
 /* file_sha256(path): hash of a file's contents, in hexadecimal. */

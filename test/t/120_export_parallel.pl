@@ -87,6 +87,13 @@ for (my $i = 0; $i < 100; $i++)
 is_value($node, $export, $whole, 'and the next one is whole');
 untouched('worker killed, and exported again');
 
+# A full disk is found before anything is written.
+$node->safe_psql('postgres', q{SELECT gpuagent.create_checkpoint('huge', '{expert:model}'); UPDATE gpuagent.checkpoint SET raw_bytes = 1e18});
+($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT gpuagent.export_checkpoint()");
+like($stderr, qr/53100: could not reserve 1000000000000000000 bytes/, 'more than the disk has is refused');
+is_deeply([ glob("$tree/nvme_storage/{.tmp-*,ckpt-*}") ], [], 'and nothing was written');
+$node->safe_psql('postgres', q{SELECT gpuagent.delete_checkpoint(id) FROM gpuagent.checkpoint});
+
 # Values that are not finite are counted once, whoever meets them.
 $node->safe_psql('postgres', q{SELECT gpuagent.store_swarm('odd', gpuagent.tensor('F32', '{10000000}',
 	decode(repeat('0000c07f' || repeat('0000803f', 9998) || '000080ff', 1000), 'hex')))});
