@@ -223,7 +223,7 @@ class Reader:
             if count * bits != len(data) * 8 or min(shape, default=0) < 0 or len(shape) > 8:
                 raise ValueError
             return encode(code, shape, data)
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, struct.error):
             raise Refused("content", "no tensor in JSON") from None
 
     # ---- sections ----
