@@ -91,6 +91,23 @@ check_rooms() {
 		done)"
 }
 
+# Each row of test/DEFECTS.md names a file and, in quotes, text of it.
+check_defects() {
+	verdict "each defect of test/DEFECTS.md has its test" "$(python3 - <<-'EOF' 2>&1
+		import pathlib, re
+		rows = [line for line in open("test/DEFECTS.md", encoding="utf-8") if line.startswith("|") and not line.startswith(("|---", "| defect |"))]
+		for row in rows:
+		    test = re.search(r'\| `([^`]+)` "([^|]+)" \|$', row.rstrip())
+		    if not test:
+		        print(f"no test: {row.rstrip()}")
+		    elif not pathlib.Path(test[1]).is_file() or test[2] not in pathlib.Path(test[1]).read_text(encoding="utf-8"):
+		        print(f"{test[1]} has no {test[2]!r}")
+		if len(rows) < 50:
+		    print(f"{len(rows)} rows")
+	EOF
+	)"
+}
+
 check_metadata() {
 	verdict "META.json is JSON and has the version of gpuagent.control" "$(python3 - <<-'EOF' 2>&1
 		import json, re
@@ -107,6 +124,7 @@ check_tests
 check_symbols
 check_source
 check_rooms
+check_defects
 check_metadata
 echo "1..$count"
 [ "$failed" = 0 ]
