@@ -74,6 +74,7 @@ find "$root/opt/old" -type f \( -path '*/bin/*' -o -name '*.so' \) -exec ldd {} 
 		find "$root/lib/" "$root/usr/lib/" -name "$name" -print -quit | grep -q . || cp -L "$path" "$root/opt/old-lib/$name"
 	done
 chroot "$root" chown postgres /var/upgrade
+chmod 1777 "$root/dev/shm"
 
 inside() { chroot "$root" runuser -u postgres -- env -C /var/upgrade LD_LIBRARY_PATH=/opt/old-lib LANG=C.UTF-8 TZ=UTC "$@"; }
 start() { inside "$1/pg_ctl" -D "/var/upgrade/$2" -l "/var/upgrade/$2.log" -w start >/dev/null || { tail -20 "$root/var/upgrade/$2.log"; die "server $2 does not start"; }; }
