@@ -17,6 +17,7 @@
 #include "math/sha256_lanes.h"
 #include "miscadmin.h"
 #include "cache/cache.h"
+#include "checkpoint/tree.h"
 #include "cache/cache_device.h"
 #include "cache/cache_fill.h"
 #include "worker/worker.h"
@@ -43,6 +44,7 @@ _PG_init(void)
 	ga_workers_register();
 	ga_progress_register();
 	ga_throttle_register();
+	ga_tree_claim_register();
 	ga_shared_install();
 	ga_cache_install();
 	ga_supervisor_register();

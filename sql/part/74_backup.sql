@@ -431,8 +431,8 @@ DECLARE
     vals text;
     n bigint;
 BEGIN
-    IF NOT EXISTS (SELECT FROM gpuagent_store.backup_columns($1)) THEN
-        RAISE EXCEPTION 'backups have no table "%"', $1 USING ERRCODE = 'undefined_table';
+    IF NOT EXISTS (SELECT FROM gpuagent_store.backup_tables() b WHERE b.name = $1) THEN
+        RAISE EXCEPTION 'a backup has no table "%"', $1 USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT min(c) INTO wrong FROM jsonb_array_elements_text(columns) c
         WHERE NOT EXISTS (SELECT FROM gpuagent_store.backup_columns($1) h WHERE h.name = c);

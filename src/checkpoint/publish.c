@@ -410,6 +410,7 @@ ga_publish_export(PG_FUNCTION_ARGS)
 	char	   *path;
 	Pending    *p;
 
+	ga_tree_require_own();
 	ga_files_require_write();
 	ga_require_arguments(fcinfo, 1, 4);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(1));

@@ -97,6 +97,7 @@ ga_tend_export(PG_FUNCTION_ARGS)
 	Datum		args[3];
 	char	   *why;
 
+	ga_tree_require_own();
 	ga_require_arguments(fcinfo, 0, 0);
 	ga_require_arguments(fcinfo, 2, 3);
 	path = ga_export_path(text_to_cstring(PG_GETARG_TEXT_PP(0)));
@@ -181,6 +182,7 @@ ga_point_latest(PG_FUNCTION_ARGS)
 	bool		done;
 	int			fd;
 
+	ga_tree_require_own();
 	if (name != NULL)
 	{
 		Oid			types[1] = {TEXTOID};
@@ -362,6 +364,7 @@ ga_sweep_tree(PG_FUNCTION_ARGS)
 {
 	struct stat st;
 
+	ga_tree_require_own();
 	if (stat(ga_storage_path(), &st) == 0)
 		sweep_folder(ga_folder_open(""), PG_GETARG_BOOL(0) ? DEEPEST : 1);
 	PG_RETURN_VOID();
@@ -380,6 +383,9 @@ ga_tree_findings(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (stat(ga_storage_path(), &st) < 0 || access(ga_storage_path(), R_OK | X_OK) < 0)
 		PG_RETURN_NULL();
+	if (ga_tree_is_others())
+		ga_add_finding(rsinfo, "tree", "error", psprintf("another server has %s, so this one writes nothing there", ga_storage_path()),
+					   "Set gpuagent.storage_path to a directory of its own.");
 	(void) export_names(&exports, &aside);
 	if (aside > 0)
 		ga_add_finding(rsinfo, "exports", "warning",

@@ -231,6 +231,8 @@ open_base(bool create)
 	char	   *base = ga_storage_path();
 	int			fd;
 
+	if (create)
+		ga_tree_require_own();
 	if (create && in_data_directory(base))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -82,6 +82,19 @@ extern bool ga_temp_sweep(int parent);
 /* Removes a file, or a folder with all in it. Never throws; leaves what it cannot remove. */
 extern void ga_tree_remove(int parent, const char *name);
 
+/* ---- claim.c: one server writes into a tree ---- */
+
+extern void ga_tree_claim_register(void);	/* shared area; only while preloading */
+
+/* For the launcher, every now and then: takes or keeps the tree for this server. */
+extern void ga_tree_claim(void);
+
+/* True when another server has it. */
+extern bool ga_tree_is_others(void);
+
+/* ERROR 55006 when another server has it. Every function that writes calls it. */
+extern void ga_tree_require_own(void);
+
 /* ---- file.c ---- */
 
 typedef struct GaFile GaFile;

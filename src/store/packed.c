@@ -10,6 +10,7 @@
 #include "store/delta.h"
 #include "store/table.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 static GaStatement load_row = {
 	"SELECT nbytes::pg_catalog.int4, codec::pg_catalog.int2, width::pg_catalog.int2, data::pg_catalog.bytea "
@@ -81,10 +82,15 @@ unpack_row(const GaHash *hash, char *raw, size_t *nbytes, int *codec, int *width
 bytea *
 ga_chunk_fetch_packed(const GaHash *hash, char *raw, size_t *nbytes, int *codec, int *width)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	bytea	   *packed = NULL;
+	bool		found;
 
 	CHECK_FOR_INTERRUPTS();
-	if (ga_table_fetch(&load_row, hash, false))
+	/* SPI leaves its own context current. */
+	found = ga_table_fetch(&load_row, hash, false);
+	MemoryContextSwitchTo(caller);
+	if (found)
 		packed = unpack_row(hash, raw, nbytes, codec, width);
 	SPI_freetuptable(SPI_tuptable);
 	if (packed != NULL)
@@ -95,5 +101,6 @@ ga_chunk_fetch_packed(const GaHash *hash, char *raw, size_t *nbytes, int *codec,
 		ga_table_damaged("chunk", hash, "It is missing.");
 	ga_chunk_load(hash, *nbytes, raw, true);
 	*width = delta_width(hash);
+	MemoryContextSwitchTo(caller);
 	return ga_chunk_pack(raw, *nbytes, *width, true, codec);
 }

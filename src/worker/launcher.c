@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/guc.h"
+#include "checkpoint/tree.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -608,6 +609,7 @@ ga_launcher_main(Datum argument)
 			next_scan = 0;
 		}
 		note_promotion();
+		ga_tree_claim();
 		if (take_notices() || GetCurrentTimestamp() >= next_scan)
 		{
 			scan_databases();

@@ -5,6 +5,7 @@
 #include "base/compat.h"
 
 #include "base/guc.h"
+#include "checkpoint/tree.h"
 #include "device/region.h"
 #include "miscadmin.h"
 #include "store/collect.h"
@@ -49,6 +50,13 @@ has_auto_save(void)
 	return ga_auto_save_interval > 0;
 }
 
+/* What looks after the tree of files leaves that of another server alone. */
+static bool
+has_tree(void)
+{
+	return !ga_tree_is_others();
+}
+
 static void
 find_autosync(const GaRegion *region, void *found)
 {
@@ -70,11 +78,11 @@ const GaTask ga_tasks[] = {
 	{.function = "auto_save",
 		.tables = {"agent", "graph", "graph_node", "graph_edge", "swarm", "swarm_version", "expert", "weight_version", "run", "metric",
 	"checkpoint", "checkpoint_item", "checkpoint_alias"}, .interval = auto_save_interval, .wanted = has_auto_save},
-	{.function = "check_exports", .tables = {"checkpoint"}, .interval = at_start},
-	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval},
+	{.function = "check_exports", .tables = {"checkpoint"}, .interval = at_start, .wanted = has_tree},
+	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval, .wanted = has_tree},
 	{.function = "collect", .tables = {"swarm_version", "weight_version", "checkpoint_item"},
 	.interval = ga_collect_pause, .wanted = ga_collect_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
-	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true},
+	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true, .wanted = has_tree},
 };
 const int	ga_ntasks = lengthof(ga_tasks);

@@ -2,7 +2,7 @@
 #
 # big_store.sh - a tensor of 3 GB by every path in pieces: appended rows, uploaded chunks, a file out and in, a changed
 # row, verification. No backend that it passes through takes more than 150 MB, shared buffers included. Then dump and
-# restore of all of it. Run by "make test-long"; needs about 25 GB below /tmp.
+# restore of all of it, plain, custom and directory, and a backup. Run by "make test-long"; needs about 30 GB below /tmp.
 
 set -euo pipefail
 # shellcheck source=test/harness/lib.sh
@@ -15,11 +15,12 @@ ga_psql store -d original -c 'CREATE EXTENSION gpuagent' >/dev/null
 ga_psql store -d original -c 'SELECT gpuagent.setup()' >/dev/null
 
 count=0
+database=original
 # One test: a query, in a session of its own, gives an expected line and took a bounded amount of memory: is NAME EXPECTED SQL.
 # The peak is what the kernel saw of the backend.
 is() {
 	local got peak
-	got=$(ga_psql store -d original -At 2>&1 <<-EOF
+	got=$(ga_psql store -d "$database" -At 2>&1 <<-EOF
 		SET search_path = public, gpuagent;
 		$3;
 		SELECT substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\s+(\d+)')::bigint / 1024;
@@ -75,19 +76,44 @@ is 'a checkpoint copies nothing' '1|0' \
 	 SELECT create_checkpoint('all') AS id \gset
 	 SELECT :id, count(*) - :chunks FROM gpuagent_store.chunk"
 
-ga_private_folder "$GA_WORK/store/dump"
-ga_as pg_dump -h "$GA_WORK/store" -U postgres -Fd -j2 -Z1 -f "$GA_WORK/store/dump/d" original
-ga_as pg_restore -h "$GA_WORK/store" -U postgres -j2 -e -d restored "$GA_WORK/store/dump/d"
 digest="SELECT string_agg(d, ',' ORDER BY d) FROM (
-	SELECT count(*) || md5(string_agg(md5(c::text), '' ORDER BY hash)) FROM gpuagent_store.chunk c
-	UNION ALL SELECT count(*) || md5(string_agg(md5(n::text), '' ORDER BY hash)) FROM gpuagent_store.node n
-	UNION ALL SELECT count(*) || md5(string_agg(md5(t::text), '' ORDER BY hash)) FROM gpuagent_store.tensor t
+	SELECT count(*) || md5(string_agg(DISTINCT md5(c.hash::text || c.nbytes || c.codec || md5(c.data)), '')) FROM gpuagent_store.chunk c
+	UNION ALL SELECT count(*) || md5(string_agg(DISTINCT md5(n::text), '')) FROM gpuagent_store.node n
+	UNION ALL SELECT count(*) || md5(string_agg(DISTINCT md5(t::text), '')) FROM gpuagent_store.tensor t
 	UNION ALL SELECT count(*) || md5(string_agg(md5(w::text), '' ORDER BY expert)) FROM gpuagent.weight_version w
-	UNION ALL SELECT count(*) || md5(string_agg(md5(v::text), '' ORDER BY version)) FROM gpuagent.swarm_version v) x(d)"
-count=$((count + 1))
-if [ "$(ga_psql store -d original -AtqX -c "$digest")" = "$(ga_psql store -d restored -AtqX -c "$digest")" ]; then
-	echo "ok $count - dump and restore of all of it give the same rows"
-else
-	echo "not ok $count - dump and restore of all of it give the same rows"
-fi
+	UNION ALL SELECT count(*) || md5(string_agg(md5(v::text), '' ORDER BY version)) FROM gpuagent.swarm_version v
+	UNION ALL SELECT count(*) || md5(string_agg(md5(i::text), '' ORDER BY object, part, from_seq)) FROM gpuagent.checkpoint_item i) x(d)"
+original=$(ga_psql store -d original -AtqX -c "$digest")
+
+# The same in another database: compare NAME DATABASE.
+compare() {
+	count=$((count + 1))
+	if [ "$(ga_psql store -d "$2" -AtqX -c "$digest")" = "$original" ]; then echo "ok $count - $1"; else echo "not ok $count - $1"; fi
+}
+
+is 'a backup of all of it' '1' "SELECT create_backup('backups/all')"
+is 'another writes no chunk' '2|t' \
+	"SELECT create_backup('backups/all'), gpuagent_store.read_backup_manifest(gpuagent_store.backup_folder('backups/all')) ->> 'new_bytes' = '0'"
+ga_psql store -d postgres -c 'CREATE DATABASE from_backup' >/dev/null
+ga_psql store -d from_backup -c 'CREATE EXTENSION gpuagent' -c 'SELECT gpuagent.setup()' >/dev/null
+database=from_backup
+is 'a restore of it' 't' "SELECT count(*) > 2 FROM restore_backup('backups/all')"
+is 'and all of it is whole' 'ok' "SELECT status FROM verify_integrity('full')"
+compare 'and the same' from_backup
+ga_psql store -d postgres -c 'DROP DATABASE from_backup' >/dev/null
+
+ga_private_folder "$GA_WORK/store/dump"
+for format in directory custom plain; do
+	dump=$GA_WORK/store/dump/$format
+	case $format in
+		directory) arguments=(-Fd -j2 -Z1) restore=(pg_restore -j2 -e -d restored "$dump") ;;
+		custom) arguments=(-Fc -Z1) restore=(pg_restore -j2 -e -d restored "$dump") ;;
+		plain) arguments=(-Fp) restore=(psql -Xq -o /dev/null -v ON_ERROR_STOP=1 -d restored -f "$dump") ;;
+	esac
+	ga_as pg_dump -h "$GA_WORK/store" -U postgres "${arguments[@]}" -f "$dump" original
+	ga_as "${restore[@]}" -h "$GA_WORK/store" -U postgres
+	compare "$format: dump and restore of all of it give the same rows" restored
+	rm -rf "$dump"
+	ga_psql store -d postgres -c 'DROP DATABASE restored' -c 'CREATE DATABASE restored' >/dev/null
+done
 echo "1..$count"
