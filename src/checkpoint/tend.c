@@ -278,6 +278,7 @@ ga_remove_export(PG_FUNCTION_ARGS)
 	pg_uuid_t  *uid = PG_GETARG_UUID_P(1);
 	char		latest[GA_JOURNAL_NAME + 1];
 
+	ga_tree_require_own();
 	if (!is_own(name, uid))
 		PG_RETURN_TEXT_P(cstring_to_text("foreign"));
 	if (!ga_lease_held(ga_export_path(name), true))

@@ -40,7 +40,7 @@ is(sql($copy, 'SELECT gpuagent_store.xid_source()'), sql($node, 'SELECT gpuagent
 ok($copy->poll_query_until('postgres', q{SELECT count(*) = 1 FROM gpuagent.check_setup() WHERE item = 'tree' AND status = 'error'}), 'check_setup() says that the tree is another server\'s');
 like(slurp_file($copy->logfile), qr/WARNING:  another server has the tree/, 'so does the log');
 is(sql($node, q{SELECT count(*) FROM gpuagent.check_setup() WHERE item = 'tree'}), 0, 'not that of the original');
-foreach my $query (q{SELECT * FROM gpuagent.export_checkpoint()}, q{SELECT gpuagent.create_backup('backups/b')}, q{SELECT * FROM gpuagent.export_safetensors('e', 'x')},
+foreach my $query (q{SELECT * FROM gpuagent.export_checkpoint(gpuagent.create_checkpoint())}, q{SELECT gpuagent.create_backup('backups/b')}, q{SELECT * FROM gpuagent.export_safetensors('e', 'x')},
 	q{SELECT gpuagent_store.replace_text('nvme_storage/latest', 'x')})
 {
 	sql($copy, q{SELECT gpuagent.store_weights('e', 'w', '[1]')});
