@@ -66,11 +66,11 @@ is 'the same from the file' 't' \
 	"DO \$\$ BEGIN PERFORM import_safetensors('copy', 'big'); END \$\$;
 	 SELECT count(DISTINCT weights) = 1 FROM gpuagent.weight_version"
 is 'a changed row adds its chunk and the two nodes above it' '2|t|1|2' \
-	"SELECT count(*) AS chunks FROM gpuagent_store.chunk \gset
+	"SELECT (SELECT count(*) FROM gpuagent_store.chunk) + (SELECT count(*) FROM gpuagent_store.chunk_delta) AS chunks \gset
 	 SELECT count(*) AS nodes FROM gpuagent_store.node \gset
 	 SELECT store_swarm_rows('rows', 2000, tensor('U8', '{1,1048576}', content(5000))) AS v \gset
 	 SELECT :v, tensor_bytes(retrieve_swarm('rows', start => 2000, count => 1)) = content(5000),
-	 (SELECT count(*) FROM gpuagent_store.chunk) - :chunks, (SELECT count(*) FROM gpuagent_store.node) - :nodes"
+	 (SELECT count(*) FROM gpuagent_store.chunk) + (SELECT count(*) FROM gpuagent_store.chunk_delta) - :chunks, (SELECT count(*) FROM gpuagent_store.node) - :nodes"
 is 'a checkpoint copies nothing' '1|0' \
 	"SELECT count(*) AS chunks FROM gpuagent_store.chunk \gset
 	 SELECT create_checkpoint('all') AS id \gset
@@ -81,7 +81,7 @@ objects="SELECT count(*) || md5(string_agg(md5(w::text), '' ORDER BY expert)) FR
 	UNION ALL SELECT count(*) || md5(string_agg(md5(v::text), '' ORDER BY version)) FROM gpuagent.swarm_version v
 	UNION ALL SELECT count(*) || md5(string_agg(md5(i::text), '' ORDER BY object, part, from_seq)) FROM gpuagent.checkpoint_item i"
 digest="SELECT string_agg(d, ',' ORDER BY d) FROM (
-	SELECT count(*) || md5(string_agg(DISTINCT md5(c.hash::text || c.nbytes || c.codec || md5(c.data)), '')) FROM gpuagent_store.chunk c
+	SELECT count(*) || md5(string_agg(c::text, ' ' ORDER BY c)) FROM (SELECT hash, nbytes FROM gpuagent_store.chunk UNION SELECT hash, nbytes FROM gpuagent_store.chunk_delta) c
 	UNION ALL SELECT count(*) || md5(string_agg(DISTINCT md5(n::text), '')) FROM gpuagent_store.node n
 	UNION ALL SELECT count(*) || md5(string_agg(DISTINCT md5(t::text), '')) FROM gpuagent_store.tensor t
 	UNION ALL $objects) x(d)"
