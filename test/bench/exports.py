@@ -152,7 +152,7 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
         conn.execute("DROP DATABASE IF EXISTS bench_tps")
         conn.execute("CREATE DATABASE bench_tps")
     subprocess.run([os.environ["GA_PGBENCH"], "-i", "-s", "20", "-q", "bench_tps"], check=True, capture_output=True)
-    seconds = 6 if bench.quick else 15
+    seconds = 5 if bench.quick else 10
 
     def exports(limit: str, workers: int):
         def run() -> None:
@@ -173,7 +173,7 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
     if bench.quick:
         del ways["one"]
     tps: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(2 if bench.quick else 3):
+    for _ in range(2):
         for name, way in ways.items():
             tps[name].append(transactions(model, seconds, way))
     median = {name: float(np.median(values)) for name, values in tps.items()}
