@@ -28,6 +28,7 @@
 #include "store/delta.h"
 #include "store/doom.h"
 #include "live/live.h"
+#include "math/shuffle.h"
 #include "store/plan.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -244,8 +245,7 @@ xor_pays(const char *payload, const char *base, size_t size, int width)
 				xored;
 	int			codec;
 
-	for (size_t i = 0; i < size; i++)
-		difference[i] = payload[i] ^ base[i];
+	ga_xor(difference, payload, base, size);
 	plain = VARSIZE(ga_chunk_pack(payload, size, width, true, &codec));
 	xored = VARSIZE(ga_chunk_pack(difference, size, width, true, &codec));
 	pfree(difference);

@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "math/shuffle.h"
 #include "port/pg_crc32c.h"
 #include "store/delta.h"
 #include "store/doom.h"
@@ -80,13 +81,6 @@ all_leaves(size_t nbytes)
 	return (uint16) (((uint32) 1 << ((nbytes + GA_LEAF_SIZE - 1) / GA_LEAF_SIZE)) - 1);
 }
 
-static void
-xor_bytes(char *dst, const char *a, const char *restrict b, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		dst[i] = a[i] ^ b[i];
-}
-
 uint32
 ga_delta_checksum(const GaHash *base, uint16 leaves, const char *data, size_t size)
 {
@@ -120,7 +114,7 @@ ga_delta_store(const GaHash *hash, size_t nbytes, const GaHash *base, uint16 lea
 	if (base_data != NULL)
 	{
 		difference = palloc(size);
-		xor_bytes(difference, data, base_data, size);
+		ga_xor(difference, data, base_data, size);
 	}
 	packed = ga_chunk_pack(difference ? difference : data, size, width, compress, &codec);
 	if (VARSIZE(packed) - VARHDRSZ < limit)
@@ -308,7 +302,7 @@ ga_delta_load(const GaHash *hash, size_t nbytes, char *dst)
 		if (n == 0)
 			continue;
 		if (mode == GA_DELTA_XOR)
-			xor_bytes(data + at, data + at, place, n);
+			ga_xor(data + at, data + at, place, n);
 		memcpy(place, data + at, n);
 		at += n;
 	}

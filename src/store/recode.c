@@ -18,6 +18,7 @@
 #include "base/throttle.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "math/shuffle.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "store/delta.h"
@@ -169,8 +170,7 @@ make_delta(GaRecode *task, Bench *b, char *slot)
 	size = ga_delta_leaves(b->content, task->nbytes, task->leaves, b->leaves);
 	task->crc = ga_delta_checksum(&task->base, task->leaves, b->leaves, size);
 	(void) ga_delta_leaves(b->base, task->nbytes, task->leaves, b->base_leaves);
-	for (size_t i = 0; i < size; i++)
-		b->leaves[i] ^= b->base_leaves[i];
+	ga_xor(b->leaves, b->leaves, b->base_leaves, size);
 	pack(task, b->leaves, size, slot, b->base_leaves);
 	return true;
 }

@@ -10,6 +10,7 @@
 
 #include <zstd.h>
 
+#include "math/shuffle.h"
 #include "port/pg_crc32c.h"
 #include "tensor/tensor.h"
 
@@ -21,64 +22,6 @@
 
 static ZSTD_CCtx *compressor;	/* of this backend, reused: creating one costs more than a small value */
 static ZSTD_DCtx *decompressor;
-
-static void
-shuffle(const char *restrict src, char *restrict dst, size_t n, int width)
-{
-	if (width == 4)
-	{
-		for (size_t i = 0; i < n; i++)
-		{
-			dst[i] = src[4 * i];
-			dst[n + i] = src[4 * i + 1];
-			dst[2 * n + i] = src[4 * i + 2];
-			dst[3 * n + i] = src[4 * i + 3];
-		}
-	}
-	else if (width == 2)
-	{
-		for (size_t i = 0; i < n; i++)
-		{
-			dst[i] = src[2 * i];
-			dst[n + i] = src[2 * i + 1];
-		}
-	}
-	else
-	{
-		for (int k = 0; k < width; k++)
-			for (size_t i = 0; i < n; i++)
-				dst[k * n + i] = src[i * width + k];
-	}
-}
-
-static void
-unshuffle(const char *restrict src, char *restrict dst, size_t n, int width)
-{
-	if (width == 4)
-	{
-		for (size_t i = 0; i < n; i++)
-		{
-			dst[4 * i] = src[i];
-			dst[4 * i + 1] = src[n + i];
-			dst[4 * i + 2] = src[2 * n + i];
-			dst[4 * i + 3] = src[3 * n + i];
-		}
-	}
-	else if (width == 2)
-	{
-		for (size_t i = 0; i < n; i++)
-		{
-			dst[2 * i] = src[i];
-			dst[2 * i + 1] = src[n + i];
-		}
-	}
-	else
-	{
-		for (int k = 0; k < width; k++)
-			for (size_t i = 0; i < n; i++)
-				dst[i * width + k] = src[k * n + i];
-	}
-}
 
 /*
  * Compresses in pieces, so that a cancel comes through: high levels take minutes
@@ -122,7 +65,7 @@ ga_compress(const char *src, size_t nbytes, int width, int level, char *dst)
 	if (width > 1)
 	{
 		planes = palloc(nbytes);
-		shuffle(src, planes, whole / width, width);
+		ga_shuffle(src, planes, whole / width, width);
 		memcpy(planes + whole, src + whole, nbytes - whole);
 		input = planes;
 	}
@@ -152,7 +95,7 @@ ga_decompress(const char *src, size_t srclen, int width, char *dst, size_t nbyte
 	got = ZSTD_decompressDCtx(decompressor, planes, nbytes, src, srclen);
 	if (got == nbytes)
 	{
-		unshuffle(planes, dst, whole / width, width);
+		ga_unshuffle(planes, dst, whole / width, width);
 		memcpy(dst + whole, planes + whole, nbytes - whole);
 	}
 	pfree(planes);
