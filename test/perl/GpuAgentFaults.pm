@@ -70,11 +70,11 @@ sub start_faulty
 	my ($node) = @_;
 	local $ENV{GA_FAULT_CONTROL} = $control{ $node->name };
 	local $ENV{LD_PRELOAD} = $ENV{GA_FAULT_SHIM};
-	# Processes of a server that was killed may still be there for a moment.
-	for (my $i = 0; $i < 100; $i++)
+	# Processes of a server that was killed may still be there for a moment; each works in the data directory.
+	for (my $i = 0; $i < 200; $i++)
 	{
-		return 1 if $node->start(fail_ok => 1);
-		select(undef, undef, undef, 0.1);
+		last unless grep { (readlink($_) // '') eq $node->data_dir } glob('/proc/[0-9]*/cwd');
+		select(undef, undef, undef, 0.05);
 	}
 	return $node->start;
 }

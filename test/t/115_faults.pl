@@ -24,27 +24,31 @@ my $tree = tree($node) . '/nvme_storage';
 is(folder_problem("$tree/$first"), undef, 'the first export is whole');
 is(latest_of($node), $first, 'latest names it');
 
-# A session that makes and exports one more checkpoint; the fault is for its process alone.
-sub try_export
+# A session does one thing, then another one with a fault that is for its process alone.
+sub try_with_fault
 {
-	my (%fault) = @_;
+	my ($before, $then, %fault) = @_;
 	my ($in, $out, $err) = ('', '', '');
 	my $psql = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', \$err,
 		IPC::Run::timeout(60));
-	$in .= "SELECT 'pid ' || pg_backend_pid(); SELECT gpuagent.store_agent('step', ARRAY[extract(epoch FROM clock_timestamp())]::float8[]::real[]::gpuagent.agent_state);\n"
-		. "SELECT 'checkpoint ' || gpuagent.create_checkpoint('next');\n";
-	$psql->pump until $out =~ /checkpoint \d+\n/;
+	$in .= "SELECT 'pid ' || pg_backend_pid();\n$before\n\\echo ready\n";
+	$psql->pump until $out =~ /ready\n/;
 	my ($pid) = $out =~ /pid (\d+)/;
 	my ($id) = $out =~ /checkpoint (\d+)/;
 	arm($node, pid => $pid, %fault);
-	$in .= "SELECT 'exported ' || path FROM gpuagent.export_checkpoint($id);\n\\q\n";
+	$in .= "$then\n\\q\n";
 	eval { $psql->finish };
-	my $calls = calls($node);
-	my $hit = first_hit($node);
+	my ($calls, $hit) = (calls($node), first_hit($node));
 	disarm($node);
 	my ($path) = $out =~ m{exported nvme_storage/(\S+)};
-	return { id => $id, calls => $calls, hit => $hit, err => $err, path => $path };
+	return { id => $id, calls => $calls, hit => $hit, err => $err, out => $out, path => $path };
 }
+
+# One more checkpoint, and its export.
+my $make = q{SELECT gpuagent.store_agent('step', ARRAY[extract(epoch FROM clock_timestamp())]::float8[]::real[]::gpuagent.agent_state);
+	SELECT gpuagent.create_checkpoint('next') AS id \gset
+	\echo checkpoint :id};
+sub try_export { return try_with_fault($make, q{SELECT 'exported ' || path FROM gpuagent.export_checkpoint(:id);}, @_); }
 
 sub wait_for
 {
@@ -142,7 +146,67 @@ if ($long)
 	}
 	is(join("\n", @wrong), '', 'the postmaster killed at each point, all is well after a start');
 }
+
+# The removal of an export, and latest moved back from it. Where the worker is faster there is nothing to fail.
+sub try_removal
+{
+	my (%fault) = @_;
+	my $try = try_with_fault($make . q{
+		SELECT split_part(path, '/', 2) AS name FROM gpuagent.export_checkpoint(:id) \gset
+		\echo name :name
+		SELECT gpuagent.delete_checkpoint(:id);}, 'SELECT gpuagent_store.maintain_exports();', %fault);
+	my ($name) = $try->{out} =~ /name (\S+)/;
+	my @bad;
+	push @bad, "latest: " . folder_problem("$tree/" . latest_of($node)) if folder_problem("$tree/" . latest_of($node));
+	push @bad, 'half of it is left under its name' if -e "$tree/$name" && folder_problem("$tree/$name") && -e "$tree/$name";
+	push @bad, 'the server does not answer' unless wait_for(sub { IPC::Run::run([ 'psql', '-XAtq', '-c', 'SELECT 1', '-d', $node->connstr('postgres') ], '>', \my $out, '2>', \my $err) });
+	push @bad, 'it is not removed' unless wait_for(sub { !-e "$tree/$name" });
+	push @bad, 'left behind: ' . join(' ', private_of($node)) unless wait_for(sub { !private_of($node) });
+	push @bad, 'the journal stays open' unless wait_for(sub { $node->safe_psql('postgres', 'SELECT count(*) FROM gpuagent_store.journal_intents()') eq '0' });
+	push @bad, 'latest names ' . latest_of($node) if latest_of($node) ne $first;
+	push @bad, 'the first export: ' . folder_problem("$tree/$first") if folder_problem("$tree/$first");
+	$try->{wrong} = [ map { "$_ (after $try->{hit})" } @bad ];
+	return $try;
+}
 ok(wait_for(sub { join(' ', exports_of($node)) eq $first }), 'the exports of deleted checkpoints go');
+my $removal = try_removal(action => 'count');
+cmp_ok($removal->{calls}, '>', 15, "a removal makes $removal->{calls} changes");
+foreach my $action (qw(eio kill))
+{
+	@wrong = ();
+	foreach my $at (grep { $long || $_ % 8 == ($action eq 'eio' ? 2 : 7) } 1 .. $removal->{calls})
+	{
+		my $try = try_removal(action => $action, n => $at);
+		push @wrong, map { "$action at $at: $_" } @{ $try->{wrong} };
+	}
+	is(join("\n", @wrong), '', "a removal that meets $action is finished by the worker");
+}
+
+# The list of cached agents: the old one or the new one, never half of one.
+my $keys = tree($node) . '/cache';
+my $cache = q{SELECT gpuagent.cache_agents(prefix => 'a');};
+$node->safe_psql('postgres', "$cache SELECT gpuagent_store.save_cache_keys()");
+my ($list) = glob("$keys/agents-*");
+my $saved = -s $list;
+my $count_keys = try_with_fault("$cache SELECT gpuagent.store_agent('b', '[1]'); SELECT gpuagent.cache_agent('b');", 'SELECT gpuagent_store.save_cache_keys();', action => 'count')->{calls};
+cmp_ok($count_keys, '>', 4, "saving the ids of cached agents makes $count_keys changes");
+@wrong = ();
+foreach my $at (1 .. $count_keys)
+{
+	foreach my $action (qw(enospc eio), $long ? 'kill' : ())
+	{
+		my $name = "c$action$at";
+		my $before = -s $list;
+		my $try = try_with_fault("$cache SELECT gpuagent.store_agent('$name', '[1]'); SELECT gpuagent.cache_agent('$name');",
+			'SELECT gpuagent_store.save_cache_keys();', action => $action, n => $at);
+		wait_for(sub { IPC::Run::run([ 'psql', '-XAtq', '-c', 'SELECT 1', '-d', $node->connstr('postgres') ], '>', \my $out, '2>', \my $err) });
+		my ($rc, $out, $err) = $node->psql('postgres', 'SELECT gpuagent_store.prewarm_cache()');
+		push @wrong, "$action at $at: $err" if $err ne '';
+		push @wrong, "$action at $at: the list is empty" if -s $list < $saved;
+		push @wrong, "$action at $at: left behind" unless wait_for(sub { !private_of($node) });
+	}
+}
+is(join("\n", @wrong), '', 'the list of cached agents is whole after each fault');
 is(latest_of($node), $first, 'and latest names what is left');
 is_value($node, q{SELECT status FROM gpuagent.verify_integrity('full')}, 'ok', 'all verifies in the end');
 is_value($node, q{SELECT exported_path FROM gpuagent.checkpoint WHERE id = 1}, "nvme_storage/$first", 'what was pinned is there');
