@@ -89,7 +89,8 @@ DECLARE
 BEGIN
     -- The files tell as well as the table, whose newest rows an old snapshot does not see.
     RETURN origin IS NULL OR NOT (
-        EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id > becomes_latest.checkpoint AND c.exported_path IS NOT NULL)
+        EXISTS (SELECT FROM gpuagent.checkpoint c JOIN gpuagent_store.list_exports() e ON c.exported_path = 'nvme_storage/' || e
+            WHERE c.id > becomes_latest.checkpoint)
         OR coalesce(origin[1] = gpuagent_store.xid_source() AND CASE WHEN origin[3] ~ '^[0-9]{1,18}$' THEN origin[3]::bigint END
             > becomes_latest.checkpoint, false));
 END
@@ -194,7 +195,10 @@ DECLARE
     name text;
     result bigint := 0;
 BEGIN
-    IF to_regclass('gpuagent_store.discard') IS NULL THEN
+    -- Nor while the tree's file system is not mounted.
+    IF to_regclass('gpuagent_store.discard') IS NULL OR
+        (gpuagent_store.latest_name() IS NULL AND NOT EXISTS (SELECT FROM gpuagent_store.list_exports()))
+    THEN
         RETURN 0;
     END IF;
     FOR d IN SELECT x.uid, x.path, x.discarded_at <= now() - grace AS due FROM gpuagent_store.discard x LOOP

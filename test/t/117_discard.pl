@@ -182,6 +182,25 @@ sql("DELETE FROM gpuagent_store.discard");
 sql(q{CREATE ROLE writer; SELECT gpuagent.grant_access('writer', 'write')});
 fails_with($node, q{SET ROLE writer; INSERT INTO gpuagent_store.discard (uid, path) VALUES (gen_random_uuid(), 'x')}, '42501', 'who may write makes no such entries');
 
+# Without the tree's file system nothing is forgotten.
+my ($kept, $last) = exported(2);
+sql("SELECT gpuagent.delete_checkpoint($kept)");
+rename $exports, "$exports.away" or die;
+mkdir $exports;
+round();
+is(sql('SELECT count(*) FROM gpuagent_store.discard'), 1, 'what is to be removed is remembered while the tree is away');
+rmdir $exports;
+rename "$exports.away", $exports or die;
+ok(wait_gone($kept), 'and removed when it is back');
+
+# A newer export that is in the catalogue only, as after a restore of a dump, does not hold latest back.
+my ($older) = exported(1);
+my $newer = sql('SELECT gpuagent.create_checkpoint($$newer$$)');
+sql("UPDATE gpuagent.checkpoint SET exported_path = 'nvme_storage/ckpt-elsewhere' WHERE id = $newer");
+system_or_bail('rm', '-r', "$exports/$name{$older}");
+is(sql("SELECT state FROM gpuagent.export_checkpoint($older)"), 'done', 'an export that somebody removed is made again');
+is(latest_of($node), $name{$older}, 'and is the latest');
+
 # A database that has not had the step: checkpoints are deleted, files stay.
 sql('DROP TABLE gpuagent_store.discard');
 my ($old, $new) = exported(2);
