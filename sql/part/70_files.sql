@@ -53,6 +53,11 @@ CREATE FUNCTION gpuagent_store.temp_create(parent text) RETURNS text
 COMMENT ON FUNCTION gpuagent_store.temp_create(text) IS
     'makes a private folder in folder parent ('''' = base) and returns its path; it is removed with the transaction, and those of dead processes are swept';
 
+CREATE FUNCTION gpuagent_store.temp_keep(path text) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'ga_temp_keep_sql' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.temp_keep(text) IS
+    'lets a private folder of this session outlive the commit of this transaction, until the end of the next one; false when it is none';
+
 CREATE FUNCTION gpuagent_store.temp_publish(source text, target text) RETURNS void
     AS 'MODULE_PATHNAME', 'ga_temp_publish_sql' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent_store.temp_publish(text, text) IS

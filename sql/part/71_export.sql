@@ -216,30 +216,52 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.export_expert(bigint, jsonb, text) IS
     'writes the layers of an expert of a checkpoint as export_safetensors would; NULL when it has none';
 
+CREATE FUNCTION gpuagent_store.exported_items(checkpoint bigint, scope text[], after text) RETURNS SETOF jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($q$
+        SELECT jsonb_build_object('object', o.object, 'version', o.version, 'tensor', encode(o.tensor, 'hex'), 'body', o.body)
+        FROM gpuagent.checkpoint_item o WHERE %s AND gpuagent_store.object_covered(%L::text[], o.object) AND o.part IN ('', 'config')
+            AND o.object COLLATE "C" > %L ORDER BY o.object COLLATE "C"$q$, gpuagent_store.within_checkpoint(checkpoint), scope, after);
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.exported_items(bigint, text[], text) IS
+    'graphs, swarms and experts of a checkpoint, those after an address, as export_item() takes them, in order';
+
+CREATE FUNCTION gpuagent_store.export_item(checkpoint bigint, item jsonb, folder text) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN starts_with(item ->> 'object', 'graph:') THEN gpuagent_store.export_graph(checkpoint, folder, substr(item ->> 'object', 7))
+        WHEN starts_with(item ->> 'object', 'expert:') THEN gpuagent_store.export_expert(checkpoint, item, folder)
+        WHEN item ->> 'tensor' IS NOT NULL THEN gpuagent_store.export_swarm(item, folder) END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_item(bigint, jsonb, text) IS
+    'writes the files of a graph, swarm or expert of a checkpoint; NULL when it has none';
+
+CREATE FUNCTION gpuagent_store.export_item_lines(checkpoint bigint, folder text, scope text[]) RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('object', 'items', 'tensors', '[]'::jsonb, 'files', jsonb_build_array(
+        gpuagent_store.export_lines(folder, 'items.jsonl', format($q$
+            SELECT jsonb_build_object('object', o.object, 'part', o.part, 'version', o.version, 'tensor', encode(o.tensor, 'hex'),
+                'biases', encode(o.biases, 'hex'), 'body', o.body, 'digest', encode(o.digest, 'hex'))::text
+            FROM gpuagent.checkpoint_item o WHERE %s AND gpuagent_store.object_covered(%L::text[], o.object)
+            ORDER BY o.object, o.part$q$, gpuagent_store.within_checkpoint(checkpoint), scope))))
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_item_lines(bigint, text, text[]) IS 'writes the items of a checkpoint as lines';
+
 CREATE FUNCTION gpuagent_store.export_items(checkpoint bigint, folder text, scope text[]) RETURNS SETOF jsonb
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    here text := format('%s AND gpuagent_store.object_covered(%L::text[], o.object)', gpuagent_store.within_checkpoint(checkpoint), scope);
     item jsonb;
     section jsonb;
 BEGIN
-    FOR item IN EXECUTE format($q$
-        SELECT jsonb_build_object('object', o.object, 'version', o.version, 'tensor', encode(o.tensor, 'hex'), 'body', o.body)
-        FROM gpuagent.checkpoint_item o WHERE %s AND o.part IN ('', 'config') ORDER BY o.object$q$, here)
-    LOOP
-        section := CASE
-            WHEN starts_with(item ->> 'object', 'graph:') THEN gpuagent_store.export_graph(checkpoint, folder, substr(item ->> 'object', 7))
-            WHEN starts_with(item ->> 'object', 'expert:') THEN gpuagent_store.export_expert(checkpoint, item, folder)
-            WHEN item ->> 'tensor' IS NOT NULL THEN gpuagent_store.export_swarm(item, folder) END;
+    FOR item IN SELECT gpuagent_store.exported_items(checkpoint, scope, '') LOOP
+        section := gpuagent_store.export_item(checkpoint, item, folder);
         IF section IS NOT NULL THEN
             RETURN NEXT section;
         END IF;
     END LOOP;
-    RETURN NEXT jsonb_build_object('object', 'items', 'tensors', '[]'::jsonb, 'files', jsonb_build_array(
-        gpuagent_store.export_lines(folder, 'items.jsonl', format($q$
-            SELECT jsonb_build_object('object', o.object, 'part', o.part, 'version', o.version, 'tensor', encode(o.tensor, 'hex'),
-                'biases', encode(o.biases, 'hex'), 'body', o.body, 'digest', encode(o.digest, 'hex'))::text
-            FROM gpuagent.checkpoint_item o WHERE %s ORDER BY o.object, o.part$q$, here))));
+    RETURN NEXT gpuagent_store.export_item_lines(checkpoint, folder, scope);
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.export_items(bigint, text, text[]) IS
@@ -413,28 +435,49 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.put_aside(text, text) IS
     'renames an export that is not whole to quarantine-*, with a warning that says why; nothing of it is removed';
 
-CREATE FUNCTION gpuagent_store.write_export(checkpoint bigint) RETURNS text
+CREATE FUNCTION gpuagent_store.write_manifest(checkpoint bigint, folder text, sections jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
 DECLARE
     k record;
-    sections jsonb;
-    temp text;
 BEGIN
     SELECT c.id, c.uid, p.uid AS parent, c.label, c.kind, c.run, c.step, c.objects, c.metadata, c.raw_bytes, c.created_at, c.origin
-        INTO k FROM gpuagent.checkpoint c LEFT JOIN gpuagent.checkpoint p ON p.id = c.parent WHERE c.id = write_export.checkpoint;
-    temp := gpuagent_store.temp_create('nvme_storage');
-    -- Files have some more bytes than this; each reserves its own before it is written.
-    PERFORM gpuagent_store.require_space(temp, k.raw_bytes);
-    PERFORM gpuagent_store.progress('writing', 0, NULL, 0, k.raw_bytes);
-    SELECT jsonb_agg(s) INTO sections FROM (
-        SELECT gpuagent_store.export_agents(k.id, temp, k.objects)
-        UNION ALL SELECT gpuagent_store.export_items(k.id, temp, k.objects)
-        UNION ALL SELECT gpuagent_store.export_metrics(k.id, temp, k.objects)) x (s);
-    PERFORM gpuagent_store.write_text(temp || '/MANIFEST.json', gpuagent_store.manifest_text(jsonb_build_object(
+        INTO k FROM gpuagent.checkpoint c LEFT JOIN gpuagent.checkpoint p ON p.id = c.parent WHERE c.id = write_manifest.checkpoint;
+    PERFORM gpuagent_store.write_text(folder || '/MANIFEST.json', gpuagent_store.manifest_text(jsonb_build_object(
         'format', 'gpuagent checkpoint', 'format_version', 1, 'creator', gpuagent.version(), 'source', gpuagent_store.xid_source(),
         'encoding', getdatabaseencoding(),
         'checkpoint', to_jsonb(k), 'sections', sections)));
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.write_manifest(bigint, text, jsonb) IS 'writes the manifest of a checkpoint''s export into its private folder';
+
+CREATE FUNCTION gpuagent_store.begin_export(checkpoint bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nbytes CONSTANT bigint := (SELECT c.raw_bytes FROM gpuagent.checkpoint c WHERE c.id = begin_export.checkpoint);
+    temp CONSTANT text := gpuagent_store.temp_create('nvme_storage');
+BEGIN
+    -- Files have some more bytes than this; each reserves its own before it is written.
+    PERFORM gpuagent_store.require_space(temp, nbytes);
+    PERFORM gpuagent_store.progress('writing', 0, NULL, 0, nbytes);
+    RETURN temp;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.begin_export(bigint) IS 'a private folder for the export of a checkpoint; 53100 when the disk has no room for it';
+
+CREATE FUNCTION gpuagent_store.write_export(checkpoint bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
+DECLARE
+    scope CONSTANT text[] := (SELECT c.objects FROM gpuagent.checkpoint c WHERE c.id = write_export.checkpoint);
+    temp CONSTANT text := gpuagent_store.begin_export(checkpoint);
+    sections jsonb;
+BEGIN
+    SELECT jsonb_agg(s) INTO sections FROM (
+        SELECT gpuagent_store.export_agents(checkpoint, temp, scope)
+        UNION ALL SELECT gpuagent_store.export_items(checkpoint, temp, scope)
+        UNION ALL SELECT gpuagent_store.export_metrics(checkpoint, temp, scope)) x (s);
+    PERFORM gpuagent_store.write_manifest(checkpoint, temp, sections);
     RETURN temp;
 END
 $$;
@@ -450,19 +493,13 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.export_key(bigint) IS
     'key of the advisory lock that an export of the checkpoint holds until its transaction ends';
 
-CREATE FUNCTION gpuagent_store.export_now(checkpoint bigint)
-    RETURNS TABLE (path text, state text, files bigint, nbytes bigint)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
-#variable_conflict use_column
+CREATE FUNCTION gpuagent_store.find_export(checkpoint bigint, OUT path text, OUT state text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 DECLARE
     k record;
-    temp text;
     problem text;
-    to_latest boolean;
 BEGIN
-    PERFORM gpuagent_store.require_setup();
-    PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
-    SELECT c.id, c.uid, c.status, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
+    SELECT c.id, c.uid, c.status INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint % does not exist', $1 USING ERRCODE = 'undefined_object';
     ELSIF k.status <> 'valid' THEN
@@ -481,26 +518,54 @@ BEGIN
             PERFORM gpuagent_store.put_aside(path, problem);
         END IF;
     END IF;
-    IF state = 'done' THEN
-        temp := gpuagent_store.write_export(k.id);
-    END IF;
-    -- What follows is short; latest never goes back to an older one of two that end at the same time.
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.find_export(bigint) IS
+    'where a checkpoint is or is to be exported: state present when a whole export is there, else done; what is not whole is put aside. Under the lock of export_key()';
+
+CREATE FUNCTION gpuagent_store.finish_export(checkpoint bigint, path text, temp text, OUT files bigint, OUT nbytes bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+DECLARE
+    k record;
+    to_latest boolean;
+BEGIN
+    -- Short; latest never goes back to an older one of two that end at the same time.
     PERFORM pg_advisory_xact_lock(gpuagent_store.publish_key());
     PERFORM gpuagent_store.replay_exports();
-    UPDATE gpuagent.checkpoint c SET exported_path = export_now.path, exported_at = now() WHERE c.id = k.id;
+    SELECT c.id, c.uid, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
+    UPDATE gpuagent.checkpoint c SET exported_path = $2, exported_at = now() WHERE c.id = $1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'checkpoint % was removed while it was exported', k.id USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'checkpoint % was removed while it was exported', $1 USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    IF state = 'done' OR k.exported_path IS NULL THEN
+    IF temp IS NOT NULL OR k.exported_path IS NULL THEN
         PERFORM gpuagent_store.notify_checkpoint(k.id, 'exported');
     END IF;
     to_latest := gpuagent_store.latest_name() IS DISTINCT FROM split_part(path, '/', 2) AND gpuagent_store.becomes_latest(k.id);
-    IF state = 'done' OR to_latest THEN
+    IF temp IS NOT NULL OR to_latest THEN
         PERFORM gpuagent_store.publish_export(temp, split_part(path, '/', 2), k.id, k.uid, to_latest);
     END IF;
-    SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(export_now.path || '/MANIFEST.json')
+    SELECT count(*) + 1, sum((f ->> 'nbytes')::bigint) + gpuagent_store.file_size(path || '/MANIFEST.json')
         INTO files, nbytes
         FROM jsonb_array_elements(gpuagent_store.read_manifest(path) -> 'sections') s, jsonb_array_elements(s -> 'files') f;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.finish_export(bigint, text, text) IS
+    'gives an export its name when this transaction commits (temp NULL: it is there already) and enters it; how many files and bytes it has, with the manifest';
+
+CREATE FUNCTION gpuagent_store.export_now(checkpoint bigint)
+    RETURNS TABLE (path text, state text, files bigint, nbytes bigint)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    temp text;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
+    SELECT f.path, f.state INTO path, state FROM gpuagent_store.find_export($1) f;
+    IF state = 'done' THEN
+        temp := gpuagent_store.write_export($1);
+    END IF;
+    SELECT f.files, f.nbytes INTO files, nbytes FROM gpuagent_store.finish_export($1, export_now.path, temp) f;
     RETURN NEXT;
 END
 $$;

@@ -142,6 +142,14 @@ ga_temp_create_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(ga_temp_create(text_to_cstring(PG_GETARG_TEXT_PP(0)))));
 }
 
+PG_FUNCTION_INFO_V1(ga_temp_keep_sql);
+Datum
+ga_temp_keep_sql(PG_FUNCTION_ARGS)
+{
+	ga_files_require_write();
+	PG_RETURN_BOOL(ga_temp_keep(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+}
+
 /* temp_publish(from, to) renames a whole private folder to its name; 58P02 when that is taken. */
 PG_FUNCTION_INFO_V1(ga_temp_publish_sql);
 Datum

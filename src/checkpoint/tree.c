@@ -42,6 +42,7 @@ typedef struct TempDir
 	int			parent;			/* descriptor of the folder it is in */
 	int			fd;
 	SubTransactionId subid;
+	bool		keep;			/* this transaction's commit leaves it to the next one */
 } TempDir;
 
 static TempDir *temp_dirs = NULL;
@@ -424,9 +425,18 @@ temp_forget(TempDir *temp, bool remove)
 static void
 temp_xact_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		while (temp_dirs != NULL)
-			temp_forget(temp_dirs, true);
+	TempDir    *next;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	for (TempDir *temp = temp_dirs; temp != NULL; temp = next)
+	{
+		next = temp->next;
+		if (event != XACT_EVENT_COMMIT || !temp->keep)
+			temp_forget(temp, true);
+		else
+			temp->keep = false;
+	}
 }
 
 static void
@@ -574,6 +584,15 @@ find_temp(const char *path)
 			return temp;
 	refuse_path(path, "It is not a private folder of this transaction.");
 	return NULL;
+}
+
+bool
+ga_temp_keep(const char *path)
+{
+	for (TempDir *temp = temp_dirs; temp != NULL; temp = temp->next)
+		if (strcmp(temp->path, path) == 0)
+			return temp->keep = true;
+	return false;
 }
 
 void

@@ -60,6 +60,9 @@ extern bool ga_write_all(int fd, const char *data, size_t len, off_t at);
 extern char *ga_temp_create(const char *parent);
 extern void ga_temp_remove(const char *path);
 
+/* Lets a private folder of this process outlive the commit of this transaction, until the end of the next one; false when it is none. */
+extern bool ga_temp_keep(const char *path);
+
 /* In a parallel worker: path is a file in a private folder of the leader, which this process may use. */
 extern void ga_temp_join(const char *path);
 

@@ -25,6 +25,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
@@ -438,6 +439,7 @@ run(GaJob *job)
 	if (error)
 		after_error(job, error);
 	ga_progress_end_job();
+	LockReleaseSession(USER_LOCKMETHOD);	/* what a part has taken for those after it */
 	ga_worker_set_job(0);
 	QueryCancelPending = false; /* of somebody who came too late; from now on nobody does */
 	ga_jobs_ended();
