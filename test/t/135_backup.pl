@@ -164,6 +164,35 @@ is(sql($node, q{SELECT gpuagent.create_backup('backups/job', wait => false) AS j
 fails_with($node, q{SET ROLE writer; SELECT gpuagent.create_backup('backups/job', wait => false)}, '42501', 'with the same rights');
 fails_with($node, q{SELECT gpuagent.create_backup('wal/x', wait => false)}, '22023', 'and the same paths');
 
+# ---- one snapshot ----
+# Each transaction writes one number into five tables; whatever moment a backup shows, they agree.
+sql($node, q{CREATE DATABASE busy}, 'postgres');
+sql($node, q{CREATE EXTENSION gpuagent; SELECT gpuagent.setup(); CREATE PROCEDURE write_on() LANGUAGE plpgsql AS $$
+	BEGIN
+		FOR i IN 1 .. 100000 LOOP
+			PERFORM gpuagent.store_metrics('r', jsonb_build_object('n', i), i), gpuagent.store_swarm('s', ARRAY[i]::real[]::gpuagent.swarm_tensor),
+				gpuagent.store_agent('a', generation => i), gpuagent.store_expert_state('e', i);
+			PERFORM FROM gpuagent.store_knowledge_graph('g', jsonb_build_object('nodes', jsonb_build_array(jsonb_build_object('id', 'n', 'metadata', jsonb_build_object('n', i)))));
+			COMMIT;
+		END LOOP;
+	END $$; SELECT gpuagent.store_expert_config('e')}, 'busy');
+my $writer = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('busy'), '-c', 'CALL write_on()' ], '<', \'', '>', \my $told, '2>', \my $failed);
+$node->poll_query_until('busy', q{SELECT count(*) > 3 FROM gpuagent.metric});
+my %seen;
+foreach my $round (1 .. 6)
+{
+	sql($node, q{SELECT gpuagent.create_backup('backups/busy')}, 'busy');
+	my $folder = latest("$tree/backups/busy");
+	my %number = map { my $table = $_; $table => [ map { decode_json($_) } split /\n/, slurp_file("$folder/gpuagent.$table.jsonl") ] } qw(agent metric expert graph_node swarm_version);
+	my @numbers = ($number{agent}[0]{generation}, scalar @{ $number{metric} }, $number{expert}[0]{activation_count}, decode_json($number{graph_node}[0]{metadata})->{n});
+	push @numbers, (sort { $b <=> $a } map { $_->{version} } @{ $number{swarm_version} })[0];
+	is(scalar(my @different = grep { $_ != $numbers[0] } @numbers), 0, "all of one moment: @numbers");
+	$seen{ $numbers[0] } = 1;
+}
+cmp_ok(scalar keys %seen, '>', 2, 'while there were many');
+$writer->signal('INT');
+$writer->finish;
+
 # ---- damage of the original ----
 sql($node, q{CREATE TABLE kept AS SELECT * FROM gpuagent_store.chunk WHERE nbytes = 1048576 LIMIT 1;
 	UPDATE gpuagent_store.chunk c SET data = set_byte(c.data, 20, get_byte(c.data, 20) # 1) FROM kept k WHERE k.hash = c.hash});
