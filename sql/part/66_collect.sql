@@ -386,3 +386,31 @@ COMMENT ON FUNCTION gpuagent.collect_garbage() IS
 CREATE FUNCTION gpuagent_store.collect() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_collect' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent_store.collect() IS 'collect_garbage() for the maintenance worker: rests while nothing has changed';
+
+CREATE FUNCTION gpuagent_store.collection_stats() RETURNS TABLE (phase text, doomed bigint, waiting_for xid8, waiting_for_pids integer[],
+    oldest_doom timestamptz, marked_at timestamptz, mark_ms double precision, marks bigint, deleted_rows bigint, deleted_bytes bigint, spared bigint)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    behind numeric;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    SELECT CASE WHEN bool_or(d.phase = 'condemned') THEN 'deleting' WHEN count(*) > 0 THEN 'waiting' ELSE 'idle' END,
+            min(CASE d.phase WHEN 'doomed' THEN d.below WHEN 'checked' THEN d.again END), min(d.doomed_at)
+        INTO collection_stats.phase, collection_stats.waiting_for, collection_stats.oldest_doom FROM gpuagent_store.doom d;
+    SELECT count(*) INTO collection_stats.doomed FROM gpuagent_store.doomed;
+    behind := gpuagent_store.next_xid()::text::numeric - collection_stats.waiting_for::text::numeric;
+    waiting_for_pids := ARRAY(SELECT a.pid FROM pg_stat_activity a
+        WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND greatest(age(a.backend_xid), age(a.backend_xmin)) > behind
+        ORDER BY a.pid);
+    SELECT c.marked_at, c.mark_ms, c.marks, c.deleted_rows, c.deleted_bytes, c.spared
+        INTO collection_stats.marked_at, collection_stats.mark_ms, collection_stats.marks, collection_stats.deleted_rows,
+            collection_stats.deleted_bytes, collection_stats.spared FROM gpuagent_store.collection c;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.collection_stats() IS 'implementation of stat_collection';
+
+CREATE VIEW gpuagent.stat_collection AS SELECT * FROM gpuagent_store.collection_stats();
+COMMENT ON VIEW gpuagent.stat_collection IS
+    'where garbage collection stands: what is doomed, the transaction id that must be passed and sessions that hold it back, what was done so far';
