@@ -399,7 +399,7 @@ BEGIN
             min(CASE d.phase WHEN 'doomed' THEN d.below WHEN 'checked' THEN d.again END), min(d.doomed_at)
         INTO collection_stats.phase, collection_stats.waiting_for, collection_stats.oldest_doom FROM gpuagent_store.doom d;
     SELECT count(*) INTO collection_stats.doomed FROM gpuagent_store.doomed;
-    behind := gpuagent_store.next_xid()::text::numeric - collection_stats.waiting_for::text::numeric;
+    behind := pg_snapshot_xmax(pg_current_snapshot())::text::numeric - collection_stats.waiting_for::text::numeric;
     waiting_for_pids := ARRAY(SELECT a.pid FROM pg_stat_activity a
         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND greatest(age(a.backend_xid), age(a.backend_xmin)) > behind
         ORDER BY a.pid);

@@ -71,7 +71,7 @@ COMMENT ON FUNCTION gpuagent.check_setup() IS
 CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN p.proname = ANY ('{lock_store_maintenance,collection_horizon,horizon_passed,young_since,doom_garbage,
+        WHEN p.proname = ANY ('{lock_store_maintenance,collection_horizon,horizon_passed,next_xid,young_since,doom_garbage,
             spare_doomed,delete_condemned,collect_step,collect_garbage,collect}'::text[]) THEN 'admin'
         WHEN p.proname = ANY ('{create_backup,restore_backup,backup_now,run_backup,write_backup,write_backup_rows,write_tables,write_packs,
             load_backup,load_store,load_pack,load_node,load_tensor,load_table,check_restored,check_digests,previous_backup,backup_folder,
@@ -87,7 +87,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             change_mark,keep_note,kept_note,prune_automatic,save_automatically,run_auto_save,auto_save,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
-        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,next_xid,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
+        WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_contents,verify_files,read_manifest,read_text,read_lines,read_states,
             read_floats,read_integers,safetensors_hashes,file_rows,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,progress_begin,progress,progress_end,throttle,
