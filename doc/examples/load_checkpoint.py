@@ -121,12 +121,17 @@ def open_safetensors(path: pathlib.Path, torch: Any = None) -> tuple[dict[str, A
         if math.prod(shape) * dtype.itemsize != end - begin:
             raise Damaged(f"tensor {name!r} of {path} does not have the bytes of its shape")
         array = np.frombuffer(whole, dtype, math.prod(shape), 8 + length + begin).reshape(shape)
-        if torch is not None:
-            array = torch.from_numpy(array)
-            if hasattr(torch, TORCH.get(kind, "")):
-                array = array.view(getattr(torch, TORCH[kind]))
-        tensors[name] = array
+        tensors[name] = array if torch is None else to_torch(array, kind, torch)
     return tensors, metadata
+
+
+def to_torch(array: np.ndarray, kind: str, torch: Any) -> Any:
+    """The same memory as a tensor of PyTorch; where it lacks the dtype (unsigned integers before 2.3), as integers of the same bits."""
+    name = TORCH.get(kind, array.dtype.name)
+    if array.dtype.kind == "u" and array.itemsize > 1 and (kind in TORCH or not hasattr(torch, name)):
+        array = array.view(f"<i{array.itemsize}")
+    tensor = torch.from_numpy(array)
+    return tensor.view(getattr(torch, name)) if hasattr(torch, name) else tensor
 
 
 def load(folder: pathlib.Path, manifest: dict[str, Any], torch: Any = None) -> dict[str, dict[str, Any]]:
