@@ -37,6 +37,10 @@ const FuzzSeed fuzz_tokens[] = {
 	SEED("\"F32\""), SEED("\"f32\""), SEED("\"F6_E2M3\""), SEED("\"dtype\""), SEED("\"shape\""), SEED("\"data_offsets\""), SEED("\"__metadata__\""),
 	SEED("\"a\":"), SEED("[[[[[[[["), SEED("{\"\":{\"\":"), SEED("\xff"), SEED("\xc0\x80"), SEED("\xed\xa0\x80"), SEED("\xf0\x9f\x98\x80"), SEED("\0"), SEED(" "), SEED("\n"),
 	SEED(ENTRY("z", "U8", "", "0,1") ","), SEED(ENTRY("z", "F64", "0", "0,0") ","),
+	/* What must not be accepted where it fits: a hole, an overlap, a wrong size, rank 9, 65 levels. */
+	SEED(ENTRY("h", "U8", "1", "1,2")), SEED(ENTRY("o", "U8", "2", "0,2") "," ENTRY("p", "U8", "2", "1,3")), SEED(ENTRY("m", "F32", "2", "0,4")),
+	SEED(ENTRY("r", "U8", "1,1,1,1,1,1,1,1,1", "0,1")), SEED(",1"), SEED("2,"),
+	SEED("\"x\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[" "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]],"),
 	{NULL, 0}
 };
 
