@@ -89,7 +89,9 @@ DECLARE
 BEGIN
     -- The files tell as well as the table, whose newest rows an old snapshot does not see.
     RETURN origin IS NULL OR NOT (
-        EXISTS (SELECT FROM gpuagent.checkpoint c JOIN gpuagent_store.list_exports() e ON c.exported_path = 'nvme_storage/' || e
+        EXISTS (SELECT FROM gpuagent.checkpoint c
+            JOIN (SELECT gpuagent_store.list_exports() UNION ALL SELECT gpuagent_store.latest_name()) e (name)
+                ON c.exported_path = 'nvme_storage/' || e.name
             WHERE c.id > becomes_latest.checkpoint)
         OR coalesce(origin[1] = gpuagent_store.xid_source() AND CASE WHEN origin[3] ~ '^[0-9]{1,18}$' THEN origin[3]::bigint END
             > becomes_latest.checkpoint, false));
@@ -201,7 +203,10 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
-    FOR d IN SELECT x.uid, x.path, x.discarded_at <= now() - grace AS due FROM gpuagent_store.discard x LOOP
+    FOR d IN SELECT x.uid, x.path, x.discarded_at <= now() - grace AS due FROM gpuagent_store.discard x
+        -- On a full disk latest cannot be moved until the others have made room.
+        ORDER BY x.path = 'nvme_storage/' || coalesce(gpuagent_store.latest_name(), ''), x.discarded_at
+    LOOP
         name := CASE WHEN d.path ~ '^nvme_storage/ckpt-[A-Za-z0-9._-]{1,240}$' THEN split_part(d.path, '/', 2) END;
         IF name IS NOT NULL AND gpuagent_store.own_export(name, d.uid::uuid)
             AND NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.uid = d.uid OR c.exported_path = d.path)

@@ -260,6 +260,9 @@ ga_journal_begin(GaJournalRecord *record)
 	ga_journal_attach();
 	if (append(record, PATIENCE_MS))
 		return record->serial;
+	/* What makes room on a full disk goes on without a record: its remains are private, and swept. */
+	if (record->kind == GA_JOURNAL_REMOVAL && (errno == ENOSPC || errno == EDQUOT))
+		return record->serial = 0;
 	if (errno == EWOULDBLOCK)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -277,7 +280,7 @@ ga_journal_end(uint64 serial)
 {
 	GaJournalRecord record = {.kind = GA_JOURNAL_END,.serial = serial};
 
-	if (folder >= 0)
+	if (folder >= 0 && serial > 0)
 		(void) append(&record, PATIENCE_AT_END_MS);
 }
 

@@ -13,7 +13,8 @@
 /*
  * Notes what is about to be done and gives its serial, which the record gets as
  * well. ERROR when that cannot be made durable, 55P03 when others keep the
- * journal locked.
+ * journal locked. 0, without a record, for a removal that the disk has no room to
+ * note.
  */
 extern uint64 ga_journal_begin(GaJournalRecord *record);
 

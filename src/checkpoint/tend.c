@@ -147,7 +147,7 @@ ga_latest_name(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(name));
 }
 
-/* Server, database and checkpoint of what latest names; NULL when there is no such folder or it has no manifest. */
+/* Server, database and checkpoint of what latest names, for this transaction; NULL when there is no such folder or it has no manifest. */
 PG_FUNCTION_INFO_V1(ga_latest_origin);
 Datum
 ga_latest_origin(PG_FUNCTION_ARGS)
@@ -157,7 +157,11 @@ ga_latest_origin(PG_FUNCTION_ARGS)
 	char		name[GA_JOURNAL_NAME + 1];
 	char	   *origin = NULL;
 
-	if (latest_name(name) && strncmp(name, "ckpt-", 5) == 0)
+	if (ga_publish_latest() != NULL)
+		strlcpy(name, ga_publish_latest(), sizeof(name));
+	else
+		(void) latest_name(name);
+	if (strncmp(name, "ckpt-", 5) == 0)
 	{
 		args[0] = CStringGetTextDatum(psprintf(GA_EXPORTS "/%s", name));
 		origin = trusted_text("SELECT gpuagent_store.export_origin($1)", 1, types, args, NULL);

@@ -171,10 +171,10 @@ sub try_removal
 ok(wait_for(sub { join(' ', exports_of($node)) eq $first }), 'the exports of deleted checkpoints go');
 my $removal = try_removal(action => 'count');
 cmp_ok($removal->{calls}, '>', 15, "a removal makes $removal->{calls} changes");
-foreach my $action (qw(eio kill))
+foreach my $action (qw(enospc eio kill))
 {
 	@wrong = ();
-	foreach my $at (grep { $long || $_ % 8 == ($action eq 'eio' ? 2 : 7) } 1 .. $removal->{calls})
+	foreach my $at (grep { $long || $_ % 10 == { enospc => 6, eio => 2, kill => 8 }->{$action} } 1 .. $removal->{calls})
 	{
 		my $try = try_removal(action => $action, n => $at);
 		push @wrong, map { "$action at $at: $_" } @{ $try->{wrong} };

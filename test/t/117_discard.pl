@@ -97,6 +97,13 @@ ok(there($a), 'a lock on the folder serves as well');
 close $handle;
 ok(wait_gone($a), 'as long as it is held');
 
+# What removes looks again by itself.
+my $uid = sql("SELECT uid FROM gpuagent.checkpoint WHERE id = $c");
+is(sql("SELECT gpuagent_store.remove_export('$name{$c}', '$uid')"), 'leased', 'nothing is removed without a lease');
+is(sql("BEGIN; SELECT gpuagent_store.lease_folder('nvme_storage/$name{$c}', true); SELECT gpuagent_store.remove_export('$name{$c}', '$uid')"), "t\nlatest",
+	'nor what latest names');
+is(folder_problem("$exports/$name{$c}"), undef, 'it is whole');
+
 # The last one that is exported stays until there is another one to name.
 sql("SELECT gpuagent.create_checkpoint()");
 sql("SELECT gpuagent.delete_checkpoint($c)");
