@@ -116,6 +116,12 @@ is_value($node, "SELECT gpuagent.cancel_job(j) FROM unnest('{$jobs[1],$jobs[3]}'
 ends($_, 'cancelled', "job $_") for @jobs[1, 3];
 is_value($node, 'SELECT count(*) FROM gpuagent.stat_progress', 0, 'no progress is left');
 
+# Many short ones: no part is done twice or left out.
+$node->safe_psql('postgres', q{SELECT gpuagent_store.queue_job('probe', 'many', '{"parts": 2}') FROM generate_series(1, 100)});
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM gpuagent_store.job WHERE state IN ('queued', 'running')});
+is_value($node, q{SELECT count(*), count(DISTINCT (job, part)) FROM public.seen JOIN gpuagent_store.job USING (job) WHERE object = 'many' AND state = 'done'}, '200|200',
+	'two workers share many jobs');
+
 # A worker that is ended hands its job back; one that is killed loses it, up to three times.
 $job = queue('{"hang": 1}');
 hangs($job);
