@@ -14,20 +14,23 @@ instead of looking at `latest` once a second.
 As a module:
 
     folder = load_checkpoint.newest(storage)
-    manifest = load_checkpoint.verify(folder)
-    for name, tensors in load_checkpoint.load(folder, manifest).items():    # "agents", "swarm:pop", "expert:net", ...
-        ...
-    for folder in load_checkpoint.follow(storage, "dbname=app"):            # the newest, then each new one
+    with load_checkpoint.lease(folder):                                         # it is not removed meanwhile
+        manifest = load_checkpoint.verify(folder)
+        objects = load_checkpoint.load(folder, manifest)                        # "agents-1", "swarm:pop", "expert:net", ...
+    for folder in load_checkpoint.follow(storage, "dbname=app"):                # the newest, then each new one
         ...
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import mmap
+import os
 import pathlib
 import struct
 import sys
@@ -50,6 +53,10 @@ class Damaged(Exception):
     """Files are not what they should be."""
 
 
+class Gone(Exception):
+    """The checkpoint was deleted and its folder removed: look for the newest one again."""
+
+
 def newest(storage: str | pathlib.Path) -> pathlib.Path | None:
     """Folder of the newest exported checkpoint; None while there is none."""
     root = pathlib.Path(storage) / "nvme_storage"
@@ -60,6 +67,26 @@ def newest(storage: str | pathlib.Path) -> pathlib.Path | None:
     if "/" in name or name.startswith("."):
         raise Damaged(f"{root / 'latest'} holds {name!r}")
     return root / name
+
+
+@contextlib.contextmanager
+def lease(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Keeps the folder from being removed until the end, even when its checkpoint is deleted. What is mapped needs no lease."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise Gone(str(folder)) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        try:
+            here = os.stat(folder, follow_symlinks=False)
+        except FileNotFoundError:
+            raise Gone(str(folder)) from None
+        if (here.st_dev, here.st_ino) != (os.fstat(fd).st_dev, os.fstat(fd).st_ino):
+            raise Gone(str(folder))
+        yield folder
+    finally:
+        os.close(fd)
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -189,10 +216,12 @@ def follow(storage: str | pathlib.Path, conninfo: str | None = None, poll: float
 
 
 def describe(folder: pathlib.Path, torch: Any = None) -> None:
-    manifest = verify(folder)
+    with lease(folder):
+        manifest = verify(folder)
+        objects = load(folder, manifest, torch)
     checkpoint = manifest["checkpoint"]
     print(f"{folder.name}: label {checkpoint['label']}, run {checkpoint['run']}, step {checkpoint['step']}")
-    for name, tensors in load(folder, manifest, torch).items():
+    for name, tensors in objects.items():
         for tensor, array in tensors.items():
             print(f"  {name} {tensor} {array.dtype} {list(array.shape)}")
     sys.stdout.flush()
@@ -211,7 +240,8 @@ def main() -> None:
         import torch
     if arguments.follow:
         for folder in follow(arguments.storage, arguments.conninfo, timeout=arguments.timeout):
-            describe(folder, torch)
+            with contextlib.suppress(Gone):
+                describe(folder, torch)
     else:
         folder = newest(arguments.storage)
         if folder is None:

@@ -13,14 +13,18 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-/* The reason is in UTF-8, like the names that it shows. */
+/* The reason is in UTF-8, like the names that it shows; what the server may have no characters for must not hide it. */
 static void
-report_invalid(const char *reason)
+report_invalid(char *reason)
 {
+	if (GetDatabaseEncoding() != PG_UTF8)
+		for (char *p = reason; *p != '\0'; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("invalid safetensors file"),
-			 errdetail("%s", pg_any_to_server(reason, strlen(reason), PG_UTF8))));
+			 errdetail("%s", reason)));
 }
 
 /* A name cut to a length that suits a message. */

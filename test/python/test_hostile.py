@@ -588,6 +588,27 @@ class HostileTest(unittest.TestCase):
         self.conn.rollback()
         return True
 
+    def test_other_encodings(self):
+        """A database of LATIN1: exports of UTF8 are refused, names that it has come in, others are told, and so are reasons that show them."""
+        self.admin.execute("DROP DATABASE IF EXISTS hostile_latin1")
+        self.admin.execute("CREATE DATABASE hostile_latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        self.write(self.original)
+        conn = self.connect("hostile_latin1", autocommit=True)
+        try:
+            with self.assertRaises(psycopg.errors.FeatureNotSupported):
+                conn.execute("SELECT gpuagent.import_checkpoint(%s)", (self.name,))
+            load = "SELECT tensors FROM gpuagent.import_safetensors('x', data => %b)"
+            self.assertEqual(conn.execute(load, (file_of({"Zo\u00eb": ("U8", [1], b"x")}),)).fetchone()[0], 1)
+            self.assertEqual(conn.execute("SELECT layer FROM gpuagent.weight_version").fetchone()[0], "Zo\u00eb")
+            with self.assertRaises(psycopg.errors.UntranslatableCharacter):
+                conn.execute(load, (file_of({"\u65e5": ("U8", [1], b"x")}),))
+            with self.assertRaises(psycopg.errors.DataCorrupted) as caught:
+                conn.execute(load, (file_of({"\u65e5": ("U8", [2], b"x")}),))
+            self.assertIn("has 1 bytes by its offsets, but 2", caught.exception.diag.message_detail)
+        finally:
+            conn.close()
+            self.admin.execute("DROP DATABASE hostile_latin1 WITH (FORCE)")
+
     def test_mutants(self):
         rng = random.Random(SEED)
         started = self.helper.execute("SELECT pg_postmaster_start_time()").fetchone()

@@ -2,8 +2,10 @@
 NumPy (and PyTorch, where it is installed), the demo's reader, the example's, and one of this file, which maps the data in
 place and checks the layout that doc/formats.md promises.
 """
+import fcntl
 import importlib.util
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -173,6 +175,21 @@ class LoadCheckpointTest(unittest.TestCase):
         if torch is not None:
             tensors = example.load(self.folder, manifest, torch)
             self.assertTrue(torch.equal(tensors["swarm:lc.swarm"]["data"], torch.from_numpy(self.swarm.copy())))
+
+    def test_lease(self):
+        """While it is held nobody gets the lock that removing the folder needs; a folder that is gone is told."""
+        fd = os.open(self.folder, os.O_RDONLY)
+        try:
+            with example.lease(self.folder) as folder:
+                example.verify(folder)
+                with self.assertRaises(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(fd)
+        with self.assertRaises(example.Gone):
+            with example.lease(self.folder.with_name("ckpt-0000000000-00000000")):
+                pass
 
     def test_damage_is_found(self):
         with tempfile.TemporaryDirectory() as temp:
