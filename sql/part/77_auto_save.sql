@@ -124,13 +124,20 @@ COMMENT ON FUNCTION gpuagent_store.auto_save() IS
 CREATE FUNCTION gpuagent_store.auto_save_findings() RETURNS TABLE (item text, status text, detail text, hint text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    seconds CONSTANT bigint := extract(epoch FROM current_setting('gpuagent.auto_save_interval')::interval);
+    seconds bigint;
     last record;
     error text;
 BEGIN
+    IF NOT EXISTS (SELECT FROM gpuagent_store.worker_findings()) THEN
+        RETURN;
+    END IF;
+    seconds := extract(epoch FROM current_setting('gpuagent.auto_save_interval')::interval);
     item := 'auto_save';
     status := 'ok';
-    detail := CASE WHEN seconds = 0 THEN 'automatic checkpoints are switched off' ELSE format('every %s s when something changed', seconds) END;
+    detail := CASE
+        WHEN seconds = 0 THEN 'automatic checkpoints are switched off'
+        WHEN current_setting('gpuagent.max_databases') = '0' THEN 'no automatic checkpoints: maintenance workers are switched off'
+        ELSE format('every %s s when something changed', seconds) END;
     IF seconds > 0 AND to_regclass('gpuagent_store.job') IS NOT NULL AND has_column_privilege('gpuagent_store.job', 'state', 'SELECT') THEN
         SELECT j.job, j.state, j.finished_at INTO last FROM gpuagent_store.job j WHERE j.kind = 'auto_save' ORDER BY j.job DESC LIMIT 1;
         IF last.state = 'failed' THEN
@@ -145,4 +152,4 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.auto_save_findings() IS 'what check_setup() says of automatic checkpoints';
+COMMENT ON FUNCTION gpuagent_store.auto_save_findings() IS 'what check_setup() says of automatic checkpoints; no row without preloading';
