@@ -163,6 +163,7 @@ ga_cluster_start() {
 		{ cat "$dir.initdb.log" >&2; die "initdb failed"; }
 	{
 		printf '%s\n' "listen_addresses = ''" "unix_socket_directories = '$dir'" "fsync = off" \
+			"gpuagent.auto_save_interval = 0" \
 			"max_prepared_transactions = 4" "log_min_messages = warning" "log_line_prefix = '%m [%p] %q%a '" "$@"
 	} >>"$dir/data/postgresql.conf"
 	GA_CLUSTERS+=("$name")
