@@ -310,13 +310,17 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 6 SET search_path = pg_catalog, pg_temp A
     WITH RECURSIVE reference AS MATERIALIZED (
         SELECT s.kind, s.object, t.root, t.nbytes FROM gpuagent_store.stored_versions() s
         JOIN (SELECT DISTINCT ON (u.hash) u.hash, u.root, u.nbytes FROM gpuagent_store.tensor u ORDER BY u.hash) t ON t.hash = s.tensor
+    ), wanted AS MATERIALIZED (
+        -- Beside the chunks below the bound those that are deltas of such.
+        SELECT d.hash, d.base FROM gpuagent_store.chunk_delta d WHERE d.base < $1
     ), walk (kind, hash, nbytes, span) AS (
         SELECT r.kind, r.root, r.nbytes, gpuagent_store.child_span(r.nbytes) FROM reference r
-            WHERE r.nbytes > 1048576 OR (r.nbytes > 0 AND r.root < $1)
+            WHERE r.nbytes > 1048576 OR (r.nbytes > 0 AND (r.root < $1 OR r.root IN (SELECT x.hash FROM wanted x)))
         UNION
         SELECT w.kind, substr(n.children, 32 * i + 1, 32), least(w.span, w.nbytes - i * w.span), w.span >> 6
         FROM walk w JOIN gpuagent_store.node n ON n.hash = w.hash, generate_series(0, octet_length(n.children) / 32 - 1) i
-        WHERE w.nbytes > 1048576 AND (least(w.span, w.nbytes - i * w.span) > 1048576 OR substr(n.children, 32 * i + 1, 32) < $1)
+        WHERE w.nbytes > 1048576 AND (least(w.span, w.nbytes - i * w.span) > 1048576 OR substr(n.children, 32 * i + 1, 32) < $1
+            OR substr(n.children, 32 * i + 1, 32) IN (SELECT x.hash FROM wanted x))
     ), chunk AS MATERIALIZED (
         SELECT r.hash, max(r.nbytes)::bigint AS nbytes, sum(r.own) + sum(r.delta) AS rows, sum(r.own) AS own,
             sum(r.stored)::bigint AS stored, COALESCE(sum(r.stored) FILTER (WHERE r.delta = 1), 0)::bigint AS delta
@@ -324,15 +328,19 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 6 SET search_path = pg_catalog, pg_temp A
               UNION ALL
               SELECT d.hash, d.nbytes, octet_length(d.data), 0, 1 FROM gpuagent_store.chunk_delta d WHERE d.hash < $1) r
         GROUP BY r.hash
-    ), reached AS MATERIALIZED (
+    ), leaf AS MATERIALIZED (
         SELECT w.kind, w.hash, max(w.nbytes) AS nbytes FROM walk w WHERE w.nbytes <= 1048576 GROUP BY w.kind, w.hash
+    ), reached AS MATERIALIZED (
+        SELECT l.* FROM leaf l WHERE l.hash < $1
+    ), base AS MATERIALIZED (
+        SELECT DISTINCT x.base AS hash FROM wanted x WHERE x.hash IN (SELECT l.hash FROM leaf l)
     ), used AS (
         SELECT r.kind, sum(r.nbytes)::bigint AS raw, COALESCE(sum(c.stored), 0)::bigint AS stored, COALESCE(sum(c.delta), 0)::bigint AS delta
         FROM reached r LEFT JOIN chunk c USING (hash) GROUP BY r.kind
     ), referenced AS (
         SELECT r.kind, count(DISTINCT r.object) AS objects, count(*) AS versions, sum(r.nbytes)::bigint AS raw FROM reference r GROUP BY r.kind
     ), rest AS (
-        SELECT c.*, c.own > 0 AND EXISTS (SELECT FROM gpuagent_store.chunk_delta d WHERE d.base = c.hash) AS is_base
+        SELECT c.*, c.own > 0 AND c.hash IN (SELECT b.hash FROM base b) AS is_base
         FROM chunk c WHERE NOT EXISTS (SELECT FROM reached r WHERE r.hash = c.hash)
     )
     SELECT k.kind, COALESCE(r.objects, 0), COALESCE(r.versions, 0), COALESCE(r.raw, 0), COALESCE(u.stored, 0), COALESCE(u.raw, 0), COALESCE(u.delta, 0)

@@ -23,6 +23,7 @@ PARTS = {
     "export": "exports.export",
     "restore": "exports.restore",
     "compression": "compression.compression",
+    "deltas": "deltas.deltas",
     "distances": "distances.distances",
     "clients": "clients.clients",
 }

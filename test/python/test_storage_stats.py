@@ -28,11 +28,12 @@ class StorageStatsTest(unittest.TestCase):
         weights = "SELECT gpuagent.store_weights(%s, %s, gpuagent.tensor('F32', ARRAY[%s::bigint], %b), gpuagent.tensor('F32', ARRAY[%s::bigint], %b))"
         version = lambda: self.conn.execute("UPDATE gpuagent.swarm SET version_at = NULL")
         data = self.rng.standard_normal(3 * LEAF // 4).astype(np.float32).tobytes()
-        for swarm in ("a", "b"):
+        for swarm in ("gone", "a", "b"):
             for _ in range(3):
                 self.rows(store, swarm, len(data) // 4, data)
                 version()
                 data = step(data, 4, self.rng)
+            data = data[4:] + data[:4]
         for swarm in ("large", "again"):
             self.rows("SELECT gpuagent.store_swarm(%s, gpuagent.tensor('U8', ARRAY[%s::bigint], decode(repeat('00', %s), 'hex') || %b))",
                       swarm, 65 * CHUNK + 8, 65 * CHUNK, data[:8])
@@ -40,9 +41,10 @@ class StorageStatsTest(unittest.TestCase):
         for layer in ("x", "y"):
             self.rows(weights, "m", layer, len(data) // 4, data, 4, data[:16])
         self.rows("SELECT gpuagent.create_checkpoint()")
-        # Only its delta needs the first version's chunk; the second swarm's first version is garbage where it has rows of its own.
+        # Only deltas need the first version's chunk; of a swarm that is gone, deltas need nothing.
         self.conn.execute("DELETE FROM gpuagent.swarm_version WHERE version = 1 AND swarm IN ('a', 'b')")
-        self.conn.execute("DELETE FROM gpuagent.checkpoint_item WHERE object = 'swarm:a'")
+        self.conn.execute("DELETE FROM gpuagent.checkpoint_item WHERE object IN ('swarm:a', 'swarm:gone')")
+        self.conn.execute("DELETE FROM gpuagent.swarm_version WHERE swarm = 'gone'")
         self.conn.execute("INSERT INTO gpuagent_store.chunk SELECT * FROM gpuagent_store.chunk LIMIT 1")
         self.rows("SELECT gpuagent.store_chunk(gpuagent.tensor('U8', '{999}', %b))", self.rng.bytes(999))
         self.rows("SELECT gpuagent.store_agents(ARRAY['p', 'q'], '[[1,2,3],[4,5,6]]', '[[1],[2]]')")
@@ -57,7 +59,7 @@ class StorageStatsTest(unittest.TestCase):
                 entry[kind].append(size)
         nodes = {d: [c[i:i + 32] for i in range(0, len(c), 32)] for d, c in self.rows("SELECT hash, children FROM gpuagent_store.node")}
         tensors = {d: (n, r) for d, n, r in self.rows("SELECT hash, nbytes, root FROM gpuagent_store.tensor")}
-        bases = {b for (b,) in self.rows("SELECT base FROM gpuagent_store.chunk_delta")}
+        deltas = self.rows("SELECT hash, base FROM gpuagent_store.chunk_delta")
 
         def reach(digest):
             return set().union(*map(reach, nodes[digest])) if digest in nodes else {digest}
@@ -76,6 +78,7 @@ class StorageStatsTest(unittest.TestCase):
             total = sum(tensors[t][0] for _, t in pairs)
             lines[kind] = (len({o for o, _ in pairs}), len(pairs), total, sizes(found, "chunk", "chunk_delta"), total - raw(found), sizes(found, "chunk_delta"))
         rest = set(chunks) - reached
+        bases = {base for digest, base in deltas if digest in reached}
         for kind, found in (("bases", {d for d in rest if d in bases}), ("garbage", {d for d in rest if d not in bases}), ("store", set(chunks))):
             rows = sum(len(chunks[d]["chunk"]) + len(chunks[d]["chunk_delta"]) for d in found)
             lines[kind] = (len(found), rows, raw(found), sizes(found, "chunk", "chunk_delta"),
