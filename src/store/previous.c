@@ -33,16 +33,21 @@ struct GaPrevious
 {
 	GaReader   *reader;
 	bool		useless;		/* damaged or gone */
-	uint64	   *skip;			/* bytes that are stored whole before it is tried again */
-	double		whole_ratio;	/* bytes that chunks take whole, of raw ones; 0: not known */
+	struct Experience *known;
 	char	   *base;			/* GA_CHUNK_SIZE each */
 	char	   *leaves;
 	char	   *base_leaves;
 };
 
 /* Of this session, since tensors may be of one chunk: by dtype and size, as a layer keeps both. */
-#define SKIPS 1024
-static uint64 skips[SKIPS];
+typedef struct Experience
+{
+	uint64		skip;			/* bytes that are stored whole before a delta is tried again */
+	double		whole_ratio;	/* bytes that chunks take whole, of raw ones; 0: not known */
+} Experience;
+
+#define EXPERIENCES 1024
+static Experience experiences[EXPERIENCES];
 
 /* What a look into the past is after. */
 typedef struct Look
@@ -81,7 +86,8 @@ ga_previous_open(const GaHash *tensor)
 		pfree(previous);
 		return NULL;
 	}
-	previous->skip = &skips[murmurhash32((uint32) previous->reader->nbytes ^ (uint32) previous->reader->dtype << 24) % SKIPS];
+	previous->known = &experiences[murmurhash32((uint32) previous->reader->nbytes ^ (uint32) previous->reader->dtype << 24) %
+								   EXPERIENCES];
 	return previous;
 }
 
@@ -136,19 +142,32 @@ load_base(void *arg)
 	ga_table_leave_owner(user);
 }
 
-/* Bytes that the chunk takes whole, as a sample says. */
+/* Bytes that the chunk takes whole, as the last one says that was stored so. */
 static size_t
 whole_size(GaPrevious *previous, const char *data, size_t nbytes, int width)
 {
-	if (previous->whole_ratio == 0)
+	if (previous->known->whole_ratio == 0)
 	{
 		int			codec;
 		bytea	   *packed = ga_chunk_pack(data, nbytes, width, true, &codec);
 
-		previous->whole_ratio = (double) (VARSIZE(packed) - VARHDRSZ) / nbytes;
+		previous->known->whole_ratio = (double) (VARSIZE(packed) - VARHDRSZ) / nbytes;
 		pfree(packed);
 	}
-	return previous->whole_ratio * nbytes;
+	return previous->known->whole_ratio * nbytes;
+}
+
+static size_t
+store_whole(GaPrevious *previous, const char *data, size_t nbytes, int width, const GaHash *hash)
+{
+	size_t		size = ga_chunk_store(data, nbytes, width, hash);
+
+	if (size > 0)
+	{
+		previous->known->whole_ratio = (double) size / nbytes;
+		previous->known->skip -= Min(previous->known->skip, nbytes);
+	}
+	return size;
 }
 
 /* Stores the chunk as a delta of what look found; what ga_delta_store returns. */
@@ -172,7 +191,7 @@ store_delta(const Look *look, const char *data, int width, const GaHash *hash)
 							Min(pays, average));
 	/* From a chain that has only become too long nothing follows for other chunks. */
 	if (stored < 0 && pays <= average)
-		*previous->skip = SAMPLE * nbytes;
+		previous->known->skip = (SAMPLE + 1) * nbytes;
 	return stored;
 }
 
@@ -185,19 +204,13 @@ ga_previous_store(GaPrevious *previous, uint64 number, const char *data, size_t 
 	if (previous == NULL || previous->useless || number >= previous->reader->nchunks ||
 		ga_tree_span(previous->reader->nbytes, 0, number) != nbytes)
 		return ga_chunk_store(data, nbytes, width, hash);
-	if (*previous->skip > 0)
-	{
-		size_t		size = ga_chunk_store(data, nbytes, width, hash);
-
-		if (size > 0)
-			*previous->skip -= Min(*previous->skip, nbytes);
-		return size;
-	}
+	if (previous->known->skip > 0)
+		return store_whole(previous, data, nbytes, width, hash);
 	if (ga_chunk_exists(hash, nbytes))
 		return 0;
 	if (ga_store_attempt(load_base, &look) != NULL)
 		previous->useless = true;
 	else if (look.base_size > 0 && (stored = store_delta(&look, data, width, hash)) >= 0)
 		return stored;
-	return ga_chunk_store(data, nbytes, width, hash);
+	return store_whole(previous, data, nbytes, width, hash);
 }

@@ -146,7 +146,7 @@ def chain(bench: Bench, store: Store) -> None:
 
 
 def codec(bench: Bench, conn, data: np.ndarray) -> None:
-    """One core; what the value's checksum and copies cost is in it."""
+    """One core; what it takes to read the value, check its checksum and copy it is subtracted."""
     conn.execute("CREATE TABLE value (name text, raw gpuagent.swarm_tensor, packed gpuagent.swarm_tensor)")
     conn.execute("ALTER TABLE value ALTER raw SET STORAGE EXTERNAL, ALTER packed SET STORAGE EXTERNAL")
     for dtype in ("F32", "BF16"):
@@ -159,7 +159,7 @@ def codec(bench: Bench, conn, data: np.ndarray) -> None:
         }
         t = bench.interleave({name: Action(lambda _, sql=sql: conn.execute(sql, (dtype,))) for name, sql in query.items()})
         for name, aim in (("compress", 300), ("decompress", 800)):
-            speed = len(raw) / 1e6 / statistics.median(t[name].cpu)
+            speed = len(raw) / 1e6 / max(statistics.median(t[name].cpu) - statistics.median(t["raw"].cpu), 1e-9)
             bench.enter(Row(f"{name} {dtype}, one core", f"{speed:.0f} MB/s", f"{len(raw) / 1e6 / statistics.median(t['raw'].cpu):.0f} MB/s read and checked raw", "-",
                             f">= {aim} MB/s", "met" if speed >= aim else "missed"), t[name])
 
