@@ -309,7 +309,11 @@ BEGIN
         phase := 'busy';
         RETURN;
     END IF;
-    IF NOT gpuagent_store.tables_complete() THEN
+    IF to_regclass('gpuagent_store.collection') IS NULL AND force THEN
+        RAISE EXCEPTION 'the tables of garbage collection do not exist in this database'
+            USING ERRCODE = 'undefined_table', HINT = 'Run SELECT gpuagent.setup().';
+    END IF;
+    IF to_regclass('gpuagent_store.collection') IS NULL OR NOT gpuagent_store.tables_complete() THEN
         phase := 'incomplete';
         RETURN;
     END IF;
@@ -395,6 +399,9 @@ DECLARE
     behind numeric;
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    IF to_regclass('gpuagent_store.collection') IS NULL THEN
+        RETURN;
+    END IF;
     SELECT CASE WHEN bool_or(d.phase = 'condemned') THEN 'deleting' WHEN count(*) > 0 THEN 'waiting' ELSE 'idle' END,
             min(CASE d.phase WHEN 'doomed' THEN d.below WHEN 'checked' THEN d.again END), min(d.doomed_at)
         INTO collection_stats.phase, collection_stats.waiting_for, collection_stats.oldest_doom FROM gpuagent_store.doom d;
