@@ -142,7 +142,7 @@ sub private_of
 {
 	my ($node) = @_;
 	my $tree = tree($node);
-	my $found = `find $tree -name '.*' ! -path $tree ! -name .server`;
+	my $found = `find $tree -name '.*' ! -path $tree ! -name .server 2>/dev/null`;
 	return split /\n/, $found;
 }
 

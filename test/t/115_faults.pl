@@ -38,6 +38,8 @@ sub try_with_fault
 	arm($node, pid => $pid, %fault);
 	$in .= "$then\n\\q\n";
 	eval { $psql->finish };
+	# Once the server has seen the end of the process it answers nobody until it has recovered.
+	wait_for(sub { !kill(0, $pid) });
 	my ($calls, $hit) = (calls($node), first_hit($node));
 	disarm($node);
 	my ($path) = $out =~ m{exported nvme_storage/(\S+)};
