@@ -193,10 +193,10 @@ BEGIN
     -- Those that ran then have ended; snapshots need not be gone (compact.c).
     hashes := ARRAY(SELECT p.hash FROM gpuagent_store.compact_pending p
         WHERE p.xid_source = source AND p.below <= pg_snapshot_xmin(pg_current_snapshot()) ORDER BY p.hash LIMIT 64);
-    SELECT * INTO r FROM gpuagent_store.recode_chunks('check', hashes);
+    SELECT * INTO r FROM gpuagent_store.recode_chunks('check', gpuagent_store.without_doomed(hashes));
     freed := freed + r.freed;
     damaged := damaged + r.damaged;
-    IF cardinality(hashes) = 64 AND r.damaged < 64 THEN
+    IF cardinality(hashes) = 64 AND r.changed > 0 THEN
         next := place + 1;
     END IF;
 END

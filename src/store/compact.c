@@ -255,10 +255,8 @@ drop_row(const GaRecode *task, Outcome *outcome)
 			outcome->freed += sum(DELETE_DELTAS, &hash);
 	}
 	else
-	{
 		outcome->freed += sum(DELETE_ROWS, &hash);
-		outcome->changed++;
-	}
+	outcome->changed++;
 	(void) run(DROP_PENDING, &hash);
 	pfree(DatumGetPointer(hash));
 }
