@@ -15,7 +15,6 @@
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "math/shuffle.h"
-#include "math/sha256_lanes.h"
 #include "miscadmin.h"
 #include "cache/cache.h"
 #include "checkpoint/tree.h"
@@ -33,7 +32,6 @@ _PG_init(void)
 	ga_math_init();
 	ga_fingerprint_init();
 	ga_shuffle_init();
-	ga_sha256_lanes_init();
 	ga_guc_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;

@@ -20,6 +20,7 @@
 #include "checkpoint/journal.h"
 #include "checkpoint/tree.h"
 #include "miscadmin.h"
+#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/timestamp.h"
 
@@ -30,6 +31,16 @@
 #define PATIENCE_AT_END_MS 500
 
 static int	folder = -1;		/* wal/, while this transaction uses the journal */
+
+uint32
+ga_journal_crc(uint32 crc, const void *data, size_t len)
+{
+	pg_crc32c	state = ~crc;
+
+	COMP_CRC32C(state, data, len);
+	FIN_CRC32C(state);
+	return state;
+}
 
 /* Name of this database's file. */
 static void

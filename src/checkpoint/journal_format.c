@@ -8,20 +8,6 @@
 
 #define MAGIC "GAJRNL01"
 
-/* CRC-32C, bit by bit: records are short and few. */
-static uint32_t
-crc32c(uint32_t crc, const char *data, size_t len)
-{
-	crc = ~crc;
-	for (size_t i = 0; i < len; i++)
-	{
-		crc ^= (uint8_t) data[i];
-		for (int bit = 0; bit < 8; bit++)
-			crc = (crc >> 1) ^ (crc & 1 ? 0x82F63B78u : 0);
-	}
-	return ~crc;
-}
-
 static void
 put(char *dst, uint64_t value, int bytes)
 {
@@ -46,7 +32,7 @@ ga_journal_put_header(char *dst, uint64_t system, uint32_t database)
 	memcpy(dst, MAGIC, 8);
 	put(dst + 8, system, 8);
 	put(dst + 16, database, 4);
-	put(dst + 28, crc32c(0, dst, 28), 4);
+	put(dst + 28, ga_journal_crc(0, dst, 28), 4);
 }
 
 bool
@@ -82,7 +68,7 @@ ga_journal_put(char *dst, const GaJournalRecord *record)
 	put(dst + 60, previous, 4);
 	memcpy(dst + GA_JOURNAL_FIXED, record->name, name);
 	memcpy(dst + GA_JOURNAL_FIXED + name, record->previous, previous);
-	put(dst + 4, crc32c(crc32c(0, dst, 4), dst + 8, len - 8), 4);
+	put(dst + 4, ga_journal_crc(ga_journal_crc(0, dst, 4), dst + 8, len - 8), 4);
 	return len;
 }
 
@@ -98,7 +84,7 @@ ga_journal_get(const char *src, size_t len, GaJournalRecord *record)
 	whole = get(src, 4);
 	if (whole < GA_JOURNAL_FIXED || whole > GA_JOURNAL_RECORD || whole > len)
 		return 0;
-	if (get(src + 4, 4) != crc32c(crc32c(0, src, 4), src + 8, whole - 8))
+	if (get(src + 4, 4) != ga_journal_crc(ga_journal_crc(0, src, 4), src + 8, whole - 8))
 		return 0;
 	name = get(src + 56, 4);
 	previous = get(src + 60, 4);

@@ -40,6 +40,9 @@ typedef struct GaJournalRecord
 	char		previous[GA_JOURNAL_NAME + 1];	/* what "latest" named before; empty: nothing, or it is left alone */
 } GaJournalRecord;
 
+/* CRC-32C of what came before (0: nothing) and of these bytes. Of whoever links this: the server's, or a test's. */
+extern uint32_t ga_journal_crc(uint32_t crc, const void *data, size_t len);
+
 extern void ga_journal_put_header(char *dst, uint64_t system, uint32_t database);
 extern bool ga_journal_header_is(const char *src, size_t len, uint64_t system, uint32_t database);
 

@@ -1,8 +1,7 @@
 /*
  * hash.c
  *		Identities of chunks, nodes and tensors: SHA-256 through the server's own
- *		crypto API, of many leaves side by side (math/sha256_lanes.h). Test
- *		vectors are in doc/formats.md.
+ *		crypto API. Test vectors are in doc/formats.md.
  *
  *	leaf	= SHA256(raw bytes)							64 KiB each, the last may be shorter
  *	chunk	= SHA256("gpuagent/chunk/1" nbytes leaf...)	1 MiB each, the last may be shorter
@@ -17,7 +16,6 @@
 
 #include "common/cryptohash.h"
 #include "common/sha2.h"
-#include "math/sha256_lanes.h"
 #include "store/store.h"
 
 typedef struct Hasher
@@ -62,32 +60,11 @@ hasher_end(Hasher *h, GaHash *hash)
 		hasher_failed(h);
 }
 
-/* Lanes that repeat a message cost what busy ones do: below so many, hashing one after another is faster. */
-#define MIN_LANES 8
-
-/* Hashes whole leaves of a chunk side by side where the processor can; returns how many. */
-static int
-hash_side_by_side(const char *data, size_t nbytes, GaHash *leaves)
-{
-	int			n = Min(nbytes / GA_LEAF_SIZE, GA_SHA256_LANES);
-
-	return n >= MIN_LANES && ga_sha256_lanes(data, GA_LEAF_SIZE, GA_LEAF_SIZE, n, leaves->bytes) ? n : 0;
-}
-
 void
 ga_hash_leaves(const char *data, size_t nbytes, GaHash *leaves)
 {
 	Hasher		h;
-	int			n;
 
-	while ((n = hash_side_by_side(data, nbytes, leaves)) > 0)
-	{
-		data += (size_t) n * GA_LEAF_SIZE;
-		nbytes -= (size_t) n * GA_LEAF_SIZE;
-		leaves += n;
-	}
-	if (nbytes == 0)
-		return;
 	hasher_create(&h);
 	for (size_t offset = 0; offset < nbytes; offset += GA_LEAF_SIZE)
 	{

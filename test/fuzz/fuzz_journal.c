@@ -32,21 +32,27 @@ const FuzzSeed fuzz_tokens[] = {
 	{NULL, 0}
 };
 
-/* The format once more: bitwise CRC-32C over the length and all behind the checksum. */
-static uint32_t
-checksum(const char *record, size_t len)
+/* Bit by bit: not the server's. */
+uint32_t
+ga_journal_crc(uint32_t crc, const void *data, size_t len)
 {
-	uint32_t	crc = 0xFFFFFFFF;
+	const uint8_t *bytes = data;
 
+	crc = ~crc;
 	for (size_t i = 0; i < len; i++)
 	{
-		if (i >= 4 && i < 8)
-			continue;
-		crc ^= (uint8_t) record[i];
+		crc ^= bytes[i];
 		for (int bit = 0; bit < 8; bit++)
 			crc = crc & 1 ? crc >> 1 ^ 0x82F63B78 : crc >> 1;
 	}
 	return ~crc;
+}
+
+/* The format once more: the checksum covers the length and all behind itself. */
+static uint32_t
+checksum(const char *record, size_t len)
+{
+	return ga_journal_crc(ga_journal_crc(0, record, 4), record + 8, len - 8);
 }
 
 static uint32_t

@@ -6,6 +6,22 @@
 #include "unit.h"
 #include "checkpoint/journal_format.h"
 
+/* Bit by bit: not the server's. */
+uint32_t
+ga_journal_crc(uint32_t crc, const void *data, size_t len)
+{
+	const uint8_t *bytes = data;
+
+	crc = ~crc;
+	for (size_t i = 0; i < len; i++)
+	{
+		crc ^= bytes[i];
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc & 1 ? crc >> 1 ^ 0x82F63B78 : crc >> 1;
+	}
+	return ~crc;
+}
+
 static const char *const vector_header =
 	"47414a524e4c3031080706050403020105000000000000000000000051ab37cf";
 static const char *const vector_export =
