@@ -53,3 +53,9 @@ CREATE TABLE gpuagent_store.collect_time (
 );
 COMMENT ON TABLE gpuagent_store.collect_time IS
     'the oldest transaction that ran at some times: rows of older ones had been committed by then';
+-- What is deleted there is many dead rows of TOAST at a time, as fast as whoever saves writes: VACUUM has to keep up, at
+-- the rate of a disk of today. (The settings are the tables', yours to change.)
+ALTER TABLE gpuagent_store.chunk SET (autovacuum_vacuum_cost_limit = 4000,
+    toast.autovacuum_vacuum_cost_limit = 4000, toast.autovacuum_vacuum_scale_factor = 0.1);
+ALTER TABLE gpuagent_store.chunk_delta SET (autovacuum_vacuum_cost_limit = 4000,
+    toast.autovacuum_vacuum_cost_limit = 4000, toast.autovacuum_vacuum_scale_factor = 0.1);
