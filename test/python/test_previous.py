@@ -160,8 +160,8 @@ class PreviousTest(unittest.TestCase):
             "UPDATE gpuagent_store.node SET children = sha256('') WHERE hash = (SELECT root FROM gpuagent_store.tensor WHERE hash = %b)",
             "DELETE FROM gpuagent_store.chunk WHERE %b <> ''",
             "UPDATE gpuagent_store.chunk SET crc = crc + 1 WHERE %b <> ''",
-            "UPDATE gpuagent_store.chunk SET data = substr(data, 2) WHERE %b <> ''",
-            "UPDATE gpuagent_store.chunk SET nbytes = nbytes - 1 WHERE %b <> ''",
+            "UPDATE gpuagent_store.chunk SET data = substr(data, 2) WHERE %b <> '' AND octet_length(data) > 1",
+            "UPDATE gpuagent_store.chunk SET nbytes = nbytes - 1 WHERE %b <> '' AND nbytes > 1",
             "UPDATE gpuagent_store.chunk SET codec = 77 WHERE %b <> ''",
         ]
         for damage in damages:
