@@ -136,6 +136,13 @@ typedef struct Rewrite
 } Rewrite;
 
 static bool
+add_needed(const GaJournalRecord *record, void *arg)
+{
+	*(size_t *) arg += GA_JOURNAL_FIXED + strlen(record->name) + strlen(record->previous);
+	return true;
+}
+
+static bool
 keep_record(const GaJournalRecord *record, void *arg)
 {
 	Rewrite    *rewrite = arg;
@@ -201,6 +208,8 @@ append_locked(int dir, const char *name, int fd, GaJournalRecord *record)
 	ssize_t		len = read_all(fd, &data);
 	size_t		end;
 	size_t		open;
+	size_t		needed = GA_JOURNAL_HEADER; /* by what is open */
+	bool		full;
 	uint64_t	last;
 	size_t		size;
 	bool		done;
@@ -217,9 +226,11 @@ append_locked(int dir, const char *name, int fd, GaJournalRecord *record)
 			return false;
 		return append_locked(dir, name, fd, record);
 	}
-	open = ga_journal_open_records(data, len, NULL, NULL, &end, &last);
+	open = ga_journal_open_records(data, len, add_needed, &needed, &end, &last);
+	/* There has to be room for the ends of all that are open; a file above MAX_FILE nobody would read. */
+	full = end + GA_JOURNAL_RECORD + (open + 1) * GA_JOURNAL_FIXED > MAX_FILE;
 	if (record->kind != GA_JOURNAL_END &&
-		((end > COMPACT_AT && 2 * open * GA_JOURNAL_RECORD < end) || (open == 0 && end > EMPTY_AT)))
+		((end > COMPACT_AT && 2 * needed < end) || (open == 0 && end > EMPTY_AT) || (full && needed < end)))
 	{
 		done = compact(dir, name, data, end);
 		free(data);
@@ -228,6 +239,11 @@ append_locked(int dir, const char *name, int fd, GaJournalRecord *record)
 		return false;
 	}
 	free(data);
+	if (record->kind != GA_JOURNAL_END && full)
+	{
+		errno = EFBIG;
+		return false;
+	}
 	if (record->kind != GA_JOURNAL_END)
 		record->serial = last + 1;
 	size = ga_journal_put(bytes, record);
@@ -272,8 +288,13 @@ ga_journal_begin(GaJournalRecord *record)
 	if (append(record, PATIENCE_MS))
 		return record->serial;
 	/* What makes room on a full disk goes on without a record: its remains are private, and swept. */
-	if (record->kind == GA_JOURNAL_REMOVAL && (errno == ENOSPC || errno == EDQUOT))
+	if (record->kind == GA_JOURNAL_REMOVAL && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
 		return record->serial = 0;
+	if (errno == EFBIG)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the journal of exports is full"),
+				 errhint("Export fewer checkpoints in one transaction.")));
 	if (errno == EWOULDBLOCK)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

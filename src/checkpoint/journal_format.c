@@ -4,6 +4,7 @@
  */
 #include "checkpoint/journal_format.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MAGIC "GAJRNL01"
@@ -102,17 +103,60 @@ ga_journal_get(const char *src, size_t len, GaJournalRecord *record)
 	return whole;
 }
 
-/* True when a record from `at` on ends the one of this serial. */
-static bool
-is_ended(const char *src, size_t at, size_t len, uint64_t serial)
+/* That a record at this place ends the one of this serial. */
+typedef struct End
 {
+	uint64_t	serial;
+	size_t		at;
+} End;
+
+static int
+compare_ends(const void *a, const void *b)
+{
+	const End  *x = a;
+	const End  *y = b;
+
+	if (x->serial != y->serial)
+		return x->serial < y->serial ? -1 : 1;
+	return (x->at > y->at) - (x->at < y->at);
+}
+
+/* The records that end others, by serial and place; without memory for them none, so that all count as open. */
+static End *
+find_ends(const char *src, size_t len, size_t *count)
+{
+	size_t		room = (len - GA_JOURNAL_HEADER) / GA_JOURNAL_FIXED;
+	End		   *ends = malloc((room + 1) * sizeof(End));
 	GaJournalRecord record;
 	size_t		whole;
 
-	for (; (whole = ga_journal_get(src + at, len - at, &record)) > 0; at += whole)
-		if (record.kind == GA_JOURNAL_END && record.serial == serial)
-			return true;
-	return false;
+	*count = 0;
+	if (ends == NULL)
+		return NULL;
+	for (size_t at = GA_JOURNAL_HEADER; (whole = ga_journal_get(src + at, len - at, &record)) > 0; at += whole)
+		if (record.kind == GA_JOURNAL_END)
+			ends[(*count)++] = (End) {record.serial, at};
+	qsort(ends, *count, sizeof(End), compare_ends);
+	return ends;
+}
+
+/* True when a record behind `at` ends the one of this serial. */
+static bool
+is_ended(const End *ends, size_t count, uint64_t serial, size_t at)
+{
+	size_t		low = 0;
+	size_t		high = count;
+
+	while (low < high)
+	{
+		size_t		middle = low + (high - low) / 2;
+
+		if (compare_ends(&ends[middle], &(End) {serial, at}) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < count && ends[low].serial == serial;
 }
 
 size_t
@@ -124,24 +168,26 @@ ga_journal_open_records(const char *src, size_t len, bool (*each) (const GaJourn
 	size_t		at = GA_JOURNAL_HEADER;
 	GaJournalRecord record;
 	size_t		whole;
+	End		   *ends;
+	size_t		nends;
 
 	*last = 0;
+	*end = 0;
 	if (len < GA_JOURNAL_HEADER)
-	{
-		*end = 0;
 		return 0;
-	}
+	ends = find_ends(src, len, &nends);
 	for (; (whole = ga_journal_get(src + at, len - at, &record)) > 0; at += whole)
 	{
 		if (record.serial > *last)
 			*last = record.serial;
 		if ((record.kind != GA_JOURNAL_EXPORT && record.kind != GA_JOURNAL_REMOVAL) ||
-			is_ended(src, at + whole, len, record.serial))
+			is_ended(ends, nends, record.serial, at))
 			continue;
 		count++;
 		if (more && each != NULL)
 			more = each(&record, arg);
 	}
+	free(ends);
 	*end = at;
 	return count;
 }
