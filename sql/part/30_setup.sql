@@ -13,6 +13,11 @@ CREATE FUNCTION gpuagent_store.require_setup() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_require_setup' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent_store.require_setup() IS '42P01 with a hint that names setup() when the tables are missing';
 
+CREATE FUNCTION gpuagent_store.take_lock(key bigint, wait boolean, session boolean) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'ga_take_lock' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.take_lock(bigint, boolean, boolean) IS
+    'takes an advisory lock until the end of the transaction, or of the session, that is none of pg_advisory_lock(), which any role could keep; false when another session has it and wait is false';
+
 CREATE FUNCTION gpuagent_store.setup_steps() RETURNS TABLE (step bigint, ddl text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $ga_steps$
 VALUES
@@ -25,7 +30,7 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp 
 DECLARE
     todo record;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.setup', 0));
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.setup', 0), true, false);
     IF to_regclass('gpuagent_store.setup_step') IS NULL THEN
         CREATE TABLE gpuagent_store.setup_step (
             step bigint PRIMARY KEY,

@@ -83,7 +83,7 @@ BEGIN
             USING ERRCODE = '2BP01', DETAIL = format('Aliases: %s.', aliases),
                 HINT = 'Move them, or remove them with gpuagent.set_checkpoint_alias(alias, NULL).';
     END IF;
-    IF NOT pg_try_advisory_xact_lock(gpuagent_store.export_key(checkpoint)) THEN
+    IF NOT gpuagent_store.take_lock(gpuagent_store.export_key(checkpoint), false, false) THEN
         RAISE EXCEPTION 'checkpoint % is being exported', checkpoint
             USING ERRCODE = 'object_in_use', HINT = 'Try again when the export has ended, or cancel it.';
     END IF;
@@ -173,7 +173,7 @@ BEGIN
         FROM gpuagent_store.retention(keep_last, keep_daily, min_age,
             keep_last IS NULL AND keep_daily IS NULL AND min_age IS NULL) r;
     -- Nobody waits for an export, and none loses its checkpoint: what is being exported stays for this time.
-    busy := ARRAY(SELECT x FROM unnest(removed || candidates) x WHERE NOT pg_try_advisory_xact_lock(gpuagent_store.export_key(x)));
+    busy := ARRAY(SELECT x FROM unnest(removed || candidates) x WHERE NOT gpuagent_store.take_lock(gpuagent_store.export_key(x), false, false));
     removed := ARRAY(SELECT x FROM unnest(removed) x WHERE x <> ALL (busy));
     candidates := ARRAY(SELECT x FROM unnest(candidates) x WHERE x <> ALL (busy) ORDER BY 1);
     IF max_bytes IS NOT NULL THEN

@@ -17,11 +17,7 @@ CREATE FUNCTION gpuagent_store.lock_store_maintenance(wait boolean DEFAULT true)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_setup();
-    IF wait IS NOT FALSE THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.store_maintenance', 0));
-        RETURN true;
-    END IF;
-    RETURN pg_try_advisory_xact_lock(hashtextextended('gpuagent.store_maintenance', 0));
+    RETURN gpuagent_store.take_lock(hashtextextended('gpuagent.store_maintenance', 0), wait IS NOT FALSE, false);
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.lock_store_maintenance(boolean) IS

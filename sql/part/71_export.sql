@@ -491,7 +491,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
     SELECT hashtextextended('gpuagent.export:' || checkpoint, 0)
 $$;
 COMMENT ON FUNCTION gpuagent_store.export_key(bigint) IS
-    'key of the advisory lock that an export of the checkpoint holds until its transaction ends';
+    'key of the lock (take_lock()) that an export of the checkpoint holds until its transaction ends';
 
 CREATE FUNCTION gpuagent_store.find_export(checkpoint bigint, OUT path text, OUT state text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
@@ -530,7 +530,7 @@ DECLARE
     to_latest boolean;
 BEGIN
     -- Short; latest never goes back to an older one of two that end at the same time.
-    PERFORM pg_advisory_xact_lock(gpuagent_store.publish_key());
+    PERFORM gpuagent_store.take_lock(gpuagent_store.publish_key(), true, false);
     PERFORM gpuagent_store.replay_exports();
     SELECT c.id, c.uid, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
     UPDATE gpuagent.checkpoint c SET exported_path = $2, exported_at = now() WHERE c.id = $1;
@@ -560,7 +560,7 @@ DECLARE
     temp text;
 BEGIN
     PERFORM gpuagent_store.require_setup();
-    PERFORM pg_advisory_xact_lock(gpuagent_store.export_key($1));
+    PERFORM gpuagent_store.take_lock(gpuagent_store.export_key($1), true, false);
     SELECT f.path, f.state INTO path, state FROM gpuagent_store.find_export($1) f;
     IF state = 'done' THEN
         temp := gpuagent_store.write_export($1);

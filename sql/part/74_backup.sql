@@ -366,7 +366,7 @@ BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_backup_path(path);
     PERFORM gpuagent_store.progress_begin('create_backup', path);
-    PERFORM pg_advisory_xact_lock(hashtextextended('gpuagent.backup ' || path, 0));
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.backup ' || path, 0), true, false);
     temp := gpuagent_store.temp_create(path);
     SELECT 1 + COALESCE(max(split_part(split_part(f, '/', -1), '-', 2)::bigint), 0) INTO number FROM gpuagent_store.backup_folders(path) f;
     folder := format('backup-%s-%s', lpad(number::text, 10, '0'), left(uid::text, 8));

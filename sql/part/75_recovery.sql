@@ -66,7 +66,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT hashtextextended('gpuagent.export', 0)
 $$;
 COMMENT ON FUNCTION gpuagent_store.publish_key() IS
-    'key of the advisory lock of who publishes exports, replays the journal or moves latest: from then to the end of the transaction';
+    'key of the lock (take_lock()) of who publishes exports, replays the journal or moves latest: from then to the end of the transaction';
 
 CREATE FUNCTION gpuagent_store.export_origin(folder text) RETURNS text
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -230,7 +230,7 @@ CREATE FUNCTION gpuagent_store.maintain_exports() RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.sweep_tree(false);
-    IF NOT pg_try_advisory_xact_lock(gpuagent_store.publish_key()) THEN
+    IF NOT gpuagent_store.take_lock(gpuagent_store.publish_key(), false, false) THEN
         RETURN 0;
     END IF;
     RETURN gpuagent_store.replay_exports() + gpuagent_store.discard_exports();
@@ -248,7 +248,7 @@ DECLARE
     result bigint := 0;
 BEGIN
     PERFORM gpuagent_store.sweep_tree(true);
-    PERFORM pg_advisory_xact_lock(gpuagent_store.publish_key());
+    PERFORM gpuagent_store.take_lock(gpuagent_store.publish_key(), true, false);
     PERFORM gpuagent_store.replay_exports();
     FOR name IN SELECT e FROM gpuagent_store.list_exports() e LOOP
         SELECT c.id, c.uid INTO k FROM gpuagent.checkpoint c WHERE c.exported_path = 'nvme_storage/' || name;

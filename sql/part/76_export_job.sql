@@ -18,7 +18,7 @@ DECLARE
 BEGIN
     IF gpuagent_store.temp_keep(temp) IS NOT TRUE THEN
         -- The worker lets go of it when the job has ended.
-        PERFORM pg_advisory_lock(gpuagent_store.export_key(checkpoint));
+        PERFORM gpuagent_store.take_lock(gpuagent_store.export_key(checkpoint), true, true);
         SELECT * INTO target FROM gpuagent_store.find_export(checkpoint);
         IF target.state = 'present' THEN
             RETURN (SELECT jsonb_build_object('done', true, 'state', 'present', 'path', target.path, 'files', f.files, 'nbytes', f.nbytes)

@@ -40,7 +40,7 @@ BEGIN
             AND NOT EXISTS (SELECT FROM gpuagent.checkpoint_alias a WHERE a.checkpoint = r.id)
             AND EXISTS (SELECT FROM gpuagent.checkpoint k WHERE k.id > r.id AND k.status = 'valid' AND k.kind <> 'safety')
             AND r.id::text NOT IN (SELECT j.object FROM gpuagent_store.open_jobs() j WHERE j.kind = 'export'));
-    removed := ARRAY(SELECT r FROM unnest(removed) r WHERE pg_try_advisory_xact_lock(gpuagent_store.export_key(r)));
+    removed := ARRAY(SELECT r FROM unnest(removed) r WHERE gpuagent_store.take_lock(gpuagent_store.export_key(r), false, false));
     PERFORM gpuagent_store.remove_contents(removed, false);
     PERFORM gpuagent_store.discard_export(r) FROM unnest(removed) r;
     DELETE FROM gpuagent.checkpoint k WHERE k.id = ANY (removed);

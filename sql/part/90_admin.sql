@@ -71,7 +71,7 @@ COMMENT ON FUNCTION gpuagent.check_setup() IS
 CREATE FUNCTION gpuagent_store.access_level(function regprocedure) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN p.proname = ANY ('{lock_store_maintenance,collection_horizon,horizon_passed,next_xid,young_since,doom_garbage,
+        WHEN p.proname = ANY ('{take_lock,lock_store_maintenance,collection_horizon,horizon_passed,next_xid,young_since,doom_garbage,
             spare_doomed,delete_condemned,collect_step,collect_garbage,collect}'::text[]) THEN 'admin'
         WHEN p.proname = ANY ('{create_backup,restore_backup,backup_now,run_backup,write_backup,write_backup_rows,write_tables,write_packs,
             load_backup,load_store,load_pack,load_node,load_tensor,load_table,check_restored,check_digests,previous_backup,backup_folder,
