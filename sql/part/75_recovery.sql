@@ -115,6 +115,8 @@ BEGIN
         SELECT n FROM (SELECT split_part(c.exported_path, '/', 2) FROM gpuagent.checkpoint c
             WHERE c.exported_path LIKE 'nvme\_storage/ckpt-%' AND c.exported_path <> 'nvme_storage/' || coalesce(name, '')
             ORDER BY c.id DESC) e (n)
+        -- Who may write the table may write what is no name of an export.
+        WHERE n ~ '^ckpt-[A-Za-z0-9._-]{1,240}$'
     LOOP
         IF gpuagent_store.point_latest(candidate, name) THEN
             RETURN true;

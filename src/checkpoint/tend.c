@@ -293,6 +293,16 @@ ga_remove_export(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text("removed"));
 }
 
+/* True when ga_export_path takes the name; a folder of another is nobody's of ours. */
+static bool
+is_export_name(const char *name)
+{
+	size_t		len = strlen(name);
+
+	return strncmp(name, "ckpt-", 5) == 0 && len <= GA_JOURNAL_NAME &&
+		strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == len;
+}
+
 /* Names of exports, and the number of those put aside; the caller needs no right to files. */
 static char **
 export_names(int *count, int *aside)
@@ -303,7 +313,7 @@ export_names(int *count, int *aside)
 	*count = *aside = 0;
 	for (int i = 0; i < all; i++)
 	{
-		if (strncmp(names[i], "ckpt-", 5) == 0 && strlen(names[i]) <= GA_JOURNAL_NAME)
+		if (is_export_name(names[i]))
 			names[(*count)++] = names[i];
 		else if (strncmp(names[i], "quarantine-", 11) == 0)
 			(*aside)++;

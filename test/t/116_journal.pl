@@ -275,5 +275,11 @@ is(latest_of($node), $latest, 'latest is as it was');
 is(sql(qq{BEGIN; SELECT count(*) FROM gpuagent.export_checkpoint($last); SELECT object, status FROM gpuagent.verify_integrity('full', checkpoint => $last);
 	SELECT gpuagent.import_checkpoint() = $last; COMMIT}), "1\ntotal|ok\nt", 'a transaction finds what it exports before it commits');
 is(latest_of($node), sql("SELECT split_part(exported_path, '/', 2) FROM gpuagent.checkpoint WHERE id = $last"), 'latest follows at the commit');
+# What others write into the table and the folder is no reason for the worker's tasks to fail.
+sql(q{INSERT INTO gpuagent.checkpoint (label, exported_path) VALUES ('hostile', 'nvme_storage/ckpt-a b'), ('hostile', 'nvme_storage/ckpt-' || repeat('x', 300))});
+mkdir "$exports/$_" or die $! foreach 'ckpt-a b', "ckpt-\xff";
+set_latest('ckpt-gone');
+is(sql('SELECT gpuagent_store.check_exports()'), 0, 'names that are none of exports are passed over');
+is(latest_of($node), sql("SELECT split_part(exported_path, '/', 2) FROM gpuagent.checkpoint WHERE id = $last"), 'latest is found all the same');
 $node->stop;
 done_testing();
