@@ -76,7 +76,8 @@
  *	- Aborted transactions and subtransactions refer to nothing. Prepared ones run.
  *	- Standbys replay deletions; their old snapshots are the server's business
  *	  (hot_standby_feedback holds the horizon back, as do replication slots).
- *	- A base is kept by its deltas through every rule above; nothing else is to know about deltas.
+ *	- A base is kept by its deltas through every rule above. Who keeps a doomed delta by its hash stores the chunk
+ *	  whole (keep_chunk): that the base's hash has a row that stays does not say that it is one of chunk.
  *	- xmin is compared in 64 bits (ga_xid_changed_since): an old row may be taken for a young one, and is then
  *	  collected later; never the other way round. A row that was taken for a young one
  *	  stays so for 2^32 transactions.
@@ -138,6 +139,10 @@ horizon(void)
 	table_close(rel, NoLock);
 	next = ReadNextFullTransactionId();
 	behind = XidFromFullTransactionId(next) - oldest;
+
+	/* Servers before 15.3 let vacuum_defer_cleanup_age go back before the first id that there was. */
+	if (behind > U64FromFullTransactionId(next) - FirstNormalTransactionId)
+		return FullTransactionIdFromU64(FirstNormalTransactionId);
 	return FullTransactionIdFromU64(U64FromFullTransactionId(next) - behind);
 }
 

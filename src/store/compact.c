@@ -87,7 +87,7 @@ static const struct
 	[IS_BASE] = {"SELECT FROM gpuagent_store.chunk_delta WHERE base OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}},
 	[OWN_ROWS] = {"SELECT FROM gpuagent_store.chunk" OF_HASH, 1, {BYTEAOID}},
 	[ADD_PENDING] = {"INSERT INTO gpuagent_store.compact_pending (hash) VALUES ($1) ON CONFLICT (hash) DO UPDATE SET below = NULL, "
-	"xid_source = NULL", 1, {BYTEAOID}},
+	"xid_source = NULL, made_by = EXCLUDED.made_by", 1, {BYTEAOID}},
 	[DROP_PENDING] = {"DELETE FROM gpuagent_store.compact_pending" OF_HASH, 1, {BYTEAOID}},
 	[SET_LEVEL] = {"UPDATE gpuagent_store.chunk SET level = $2" OF_HASH, 2, {BYTEAOID, INT2OID}}
 };

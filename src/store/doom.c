@@ -17,6 +17,7 @@
 #include "store/table.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 /* Doomed, and without a row of a transaction that is not older than this one, nor than the doom as far as that is noted. */
 static GaStatement find_doomed = {
@@ -36,9 +37,6 @@ static GaStatement find_tensor = {
 static GaStatement find_node = {
 	"SELECT children::pg_catalog.bytea FROM gpuagent_store.node WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
-static GaStatement find_delta = {
-	"SELECT base::pg_catalog.bytea FROM gpuagent_store.chunk_delta WHERE hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
-};
 static GaStatement copy_tensor = {
 	"INSERT INTO gpuagent_store.tensor (hash, dtype, shape, nbytes, root) SELECT hash, dtype, shape, nbytes, root "
 	"FROM gpuagent_store.tensor WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
@@ -51,10 +49,9 @@ static GaStatement copy_chunk = {
 	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, crc, data) SELECT hash, nbytes, codec, width, crc, data "
 	"FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
 };
-static GaStatement copy_delta = {
-	"INSERT INTO gpuagent_store.chunk_delta (hash, nbytes, base, leaves, mode, codec, width, crc, data) "
-	"SELECT hash, nbytes, base, leaves, mode, codec, width, crc, data "
-	"FROM gpuagent_store.chunk_delta WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
+static GaStatement find_whole = {
+	"SELECT d.nbytes::pg_catalog.int4, d.width::pg_catalog.int2 FROM gpuagent_store.chunk_delta d "
+	"JOIN gpuagent_store.chunk c ON c.hash OPERATOR(pg_catalog.=) d.base WHERE d.hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
 };
 static GaStatement insert_upload = {
 	"INSERT INTO gpuagent_store.upload (hash) VALUES ($1)", 1, {BYTEAOID}
@@ -142,25 +139,43 @@ hashes_of(const char *table, GaStatement *stmt, const GaHash *hash, int *n)
 	return hashes;
 }
 
+/*
+ * A delta is stored whole. Copied it would need its base: a row of chunk that stays, which is more than that the base's
+ * hash is not doomed, or has a young row, for that may be a delta itself; and whoever deletes the base, as garbage or
+ * since it is a delta, too, does not wait for transactions that came after that was decided.
+ */
 static bool
 keep_chunk(const GaHash *hash)
 {
-	GaHash	   *base;
-	int			n;
-	bool		kept;
+	GaTableUser before;
+	bool		found;
 
 	if (copy("chunk", &copy_chunk, hash))
 		return true;
-	if (!OidIsValid(table_oid("chunk_delta")))
+	if (!ga_delta_ready())
 		return false;
-	base = hashes_of("chunk_delta", &find_delta, hash, &n);
-	if (base == NULL || n != 1)
-		return false;
+	before = ga_table_enter_owner("chunk_delta");
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = ga_table_fetch(&find_whole, hash, false);
+	if (found)
+	{
+		size_t		nbytes = DatumGetInt32(ga_table_column(1, "chunk", hash));
+		int			width = DatumGetInt16(ga_table_column(2, "chunk", hash));
+		char	   *data;
 
-	/* The base first: who has a delta has its base. */
-	kept = (!ga_doomed(base) || copy("chunk", &copy_chunk, base)) && copy("chunk_delta", &copy_delta, hash);
-	pfree(base);
-	return kept;
+		SPI_freetuptable(SPI_tuptable);
+		if (nbytes < 1 || nbytes > GA_CHUNK_SIZE)
+			ga_table_damaged("chunk", hash, "Its size is not one of a chunk.");
+		data = palloc(nbytes);
+		ga_chunk_load(hash, nbytes, data, true);
+		(void) ga_chunk_store(data, nbytes, width, hash);
+		pfree(data);
+	}
+	else
+		SPI_freetuptable(SPI_tuptable);
+	PopActiveSnapshot();
+	ga_table_leave_owner(before);
+	return found;
 }
 
 /* A node or chunk, with all that is doomed below. What is not doomed has nothing below that would be deleted. */
