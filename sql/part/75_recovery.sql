@@ -21,17 +21,17 @@ CREATE FUNCTION gpuagent_store.journal_close(serial bigint) RETURNS void
 COMMENT ON FUNCTION gpuagent_store.journal_close(bigint) IS 'when this transaction commits, the journal says that it is over';
 
 CREATE FUNCTION gpuagent_store.tend_export(name text, uid uuid, level text, quiet bigint) RETURNS text
-    AS 'MODULE_PATHNAME', 'ga_tend_export' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'ga_tend_export' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.tend_export(text, uuid, text, bigint) IS
     'NULL when nvme_storage/NAME is whole; absent; young when it is not and something in it changed within quiet seconds; else it was put aside, and this is why';
 
 CREATE FUNCTION gpuagent_store.own_export(name text, uid uuid) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'ga_own_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'ga_own_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.own_export(text, uuid) IS
     'true when the manifest of nvme_storage/NAME says that this database wrote it, of that checkpoint';
 
 CREATE FUNCTION gpuagent_store.remove_export(name text, uid uuid) RETURNS text
-    AS 'MODULE_PATHNAME', 'ga_remove_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'ga_remove_export' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.remove_export(text, uuid) IS
     'removes an export of this database under an exclusive lease: removed, foreign, leased or latest';
 
@@ -40,11 +40,11 @@ CREATE FUNCTION gpuagent_store.latest_name() RETURNS text
 COMMENT ON FUNCTION gpuagent_store.latest_name() IS 'what nvme_storage/latest names; NULL for nothing';
 
 CREATE FUNCTION gpuagent_store.latest_origin() RETURNS text
-    AS 'MODULE_PATHNAME', 'ga_latest_origin' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'ga_latest_origin' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.latest_origin() IS 'export_origin of what latest names';
 
 CREATE FUNCTION gpuagent_store.point_latest(name text, instead_of text) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'ga_point_latest' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'ga_point_latest' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION gpuagent_store.point_latest(text, text) IS
     'latest names another export, or nothing (name NULL), if it still names instead_of; false when it does not or the other one is not whole';
 

@@ -32,7 +32,10 @@
 
 #define DEEPEST 8				/* folders below the base that are looked through for private ones */
 
-/* Calls a function of this extension that checks rights to files, without that check. Text or NULL. */
+/*
+ * Calls a function of this extension that checks rights to files, without that check. Text or NULL. Nothing in the query
+ * may be looked up in the caller's search_path: a domain called text would run his code, unchecked as well.
+ */
 static char *
 trusted_text(const char *query, int nargs, Oid *types, Datum *args, const char *nulls)
 {
@@ -193,7 +196,7 @@ ga_point_latest(PG_FUNCTION_ARGS)
 		Datum		args[1] = {CStringGetTextDatum(ga_export_path(name))};
 
 		if (!ga_path_exists(TextDatumGetCString(args[0])) ||
-			trusted_text("SELECT gpuagent_store.export_problem($1, NULL::uuid, 'quick'::text)", 1, types, args, NULL) != NULL)
+			trusted_text("SELECT gpuagent_store.export_problem($1, NULL::pg_catalog.uuid, 'quick'::pg_catalog.text)", 1, types, args, NULL) != NULL)
 			PG_RETURN_BOOL(false);
 	}
 	if (!ga_path_exists(GA_EXPORTS))

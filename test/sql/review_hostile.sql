@@ -89,3 +89,29 @@ SELECT FROM gpuagent_store.maintain_exports();
 SELECT count(*) >= 4 AS locks, count(*) FILTER (WHERE objsubid IN (1, 2)) AS of_users FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('gpuagent'::regnamespace, 'gpuagent_store'::regnamespace) AND p.prosrc ~ 'pg_(try_)?advisory';
 ROLLBACK;
+
+-- What works without the right to files looks nothing up in its caller's search_path.
+BEGIN;
+SELECT FROM gpuagent.export_checkpoint(gpuagent.create_checkpoint('escape'));
+CREATE ROLE regress_gpuagent_admin;
+SELECT FROM gpuagent.grant_access('regress_gpuagent_admin', 'admin');
+CREATE SCHEMA hostile AUTHORIZATION regress_gpuagent_admin;
+SET LOCAL ROLE regress_gpuagent_admin;
+CREATE TABLE hostile.loot (content pg_catalog.text);
+CREATE FUNCTION hostile.pry(value pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO hostile.loot SELECT gpuagent_store.list_folder('nvme_storage');
+    RETURN true;
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN true;
+END
+$$;
+CREATE DOMAIN hostile.text AS pg_catalog.text CHECK (hostile.pry(VALUE));
+CREATE DOMAIN hostile.uuid AS pg_catalog.uuid CHECK (hostile.pry(VALUE::pg_catalog.text));
+SET LOCAL search_path = hostile, pg_catalog;
+SELECT name, gpuagent_store.point_latest(name, 'none') AS pointed, gpuagent_store.tend_export(name, NULL, 'full', 0) AS tended,
+    gpuagent_store.own_export(name, uid) AS own, gpuagent_store.remove_export(name, uid) AS removed, gpuagent_store.latest_origin() IS NOT NULL AS origin
+FROM (SELECT split_part(exported_path, '/', 2), uid FROM gpuagent.checkpoint WHERE label = 'escape') k (name, uid) \gset
+SELECT :'pointed' AS pointed, :'own' AS own, :'removed' AS removed, :'origin' AS origin;
+SELECT count(*) AS read FROM hostile.loot;
+ROLLBACK;
