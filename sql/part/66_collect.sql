@@ -68,18 +68,27 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION gpuagent_store.reference_query() IS 'query for the hashes that are referred to from outside the store';
 
--- pg_restore makes primary keys after all data; a subscription that still copies has rows of some tables only.
+-- Rows that a subscription brings are written by those who looked where they ran at what is doomed, or is a delta already:
+-- what the publisher deletes, and nothing else, may go here.
+CREATE FUNCTION gpuagent_store.store_subscribed() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_subscription_rel s
+        WHERE s.srrelid IN (SELECT r.relation FROM gpuagent_store.tensor_references() r
+            UNION ALL SELECT unnest('{gpuagent_store.tensor,gpuagent_store.node,gpuagent_store.chunk,gpuagent_store.chunk_delta}'::regclass[])))
+$$;
+COMMENT ON FUNCTION gpuagent_store.store_subscribed() IS 'whether a subscription brings rows of the store, or of what refers to it';
+
+-- pg_restore makes primary keys after all data.
 CREATE FUNCTION gpuagent_store.tables_complete() RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT NOT EXISTS (
             SELECT FROM gpuagent_store.tensor_references() r
             WHERE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.relation AND i.indisprimary AND i.indisvalid))
         AND EXISTS (SELECT FROM gpuagent_store.setup_step s WHERE s.step = 4)
-        AND NOT EXISTS (SELECT FROM pg_subscription_rel s
-            WHERE s.srsubstate <> 'r' AND s.srrelid IN (SELECT r.relation FROM gpuagent_store.tensor_references() r))
+        AND NOT gpuagent_store.store_subscribed()
 $$;
 COMMENT ON FUNCTION gpuagent_store.tables_complete() IS
-    'false while pg_restore or a new subscription fills the tables: what refers to the store may not be there yet';
+    'false while pg_restore or a subscription fills the tables: what refers to the store may not be there yet';
 
 -- Rows become garbage when what refers to them is updated, deleted or truncated, or when nothing ever refers to them.
 CREATE FUNCTION gpuagent_store.collection_counters() RETURNS text

@@ -254,9 +254,15 @@ BEGIN
         RAISE EXCEPTION 'the tables of this database are of an older version'
             USING ERRCODE = 'undefined_table', HINT = 'Run SELECT gpuagent.setup().';
     END IF;
+    IF gpuagent_store.store_subscribed() THEN
+        RAISE EXCEPTION 'a store that a subscription fills cannot be compacted'
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'The publisher may store deltas of chunks that would have no row here.',
+                HINT = 'Compact the publisher''s store.';
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.require_compact() IS '42P01 with a hint that names setup() when the tables that compaction needs are missing';
+COMMENT ON FUNCTION gpuagent_store.require_compact() IS
+    '42P01 with a hint that names setup() when the tables that compaction needs are missing; 55000 where a subscription fills them';
 
 CREATE FUNCTION gpuagent.compact_storage(wait boolean DEFAULT true) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$

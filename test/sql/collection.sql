@@ -104,4 +104,15 @@ SELECT store_swarm('gc/old', '[1,2,3]'), count(*) FROM missing_chunks(ARRAY[sha2
 SELECT store_chunk('[1,2,3]') IS NOT NULL AS stored;
 SELECT split_part(error_of('SELECT gpuagent.collect_garbage()'), ' | ', 1);
 ROLLBACK;
+
+-- what a subscription brings was written by those who looked elsewhere at what is doomed
+BEGIN;
+SET LOCAL client_min_messages = error;
+CREATE SUBSCRIPTION gc_subscription CONNECTION 'dbname=nowhere' PUBLICATION nothing WITH (connect = false, slot_name = NONE);
+SELECT gpuagent_store.lock_store_maintenance();
+SELECT phase <> 'incomplete' AS goes_on FROM collect_garbage();
+INSERT INTO pg_subscription_rel SELECT oid, 'gpuagent_store.chunk'::regclass, 'r', NULL FROM pg_subscription WHERE subname = 'gc_subscription';
+SELECT phase FROM collect_garbage();
+SELECT split_part(error_of('SELECT gpuagent.compact_storage()'), ' | ', 1);
+ROLLBACK;
 DROP PROCEDURE collect_all;
