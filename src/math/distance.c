@@ -7,6 +7,7 @@
  * The sum of squares is the inner product of a vector with itself.
  */
 #include "distance_impl.h"
+#include "knn_impl.h"
 
 #include <math.h>
 
@@ -147,10 +148,11 @@ cpu_has_avx512(void)
 #endif
 
 static void
-use_kernels(const char *name, const GaKernelTable *table, bool f16c)
+use_kernels(const char *name, const GaKernelTable *table, const GaKnnKernels *knn, bool f16c)
 {
 	isa_name = name;
 	kernels = table;
+	ga_knn_kernels = knn;
 	ga_widen_use_f16c(f16c);
 }
 
@@ -159,18 +161,18 @@ ga_math_force_isa(const char *isa)
 {
 	if (strcmp(isa, "portable") == 0)
 	{
-		use_kernels("portable", &kernels_portable, false);
+		use_kernels("portable", &kernels_portable, &ga_knn_kernels_portable, false);
 		return true;
 	}
 #ifdef GA_X86_KERNELS
 	if (strcmp(isa, "avx2") == 0 && cpu_has_avx2())
 	{
-		use_kernels("avx2", &ga_kernels_avx2, true);
+		use_kernels("avx2", &ga_kernels_avx2, &ga_knn_kernels_portable, true);
 		return true;
 	}
 	if (strcmp(isa, "avx512") == 0 && cpu_has_avx512())
 	{
-		use_kernels("avx512", &ga_kernels_avx512, true);
+		use_kernels("avx512", &ga_kernels_avx512, &ga_knn_kernels_portable, true);
 		return true;
 	}
 #endif

@@ -1,0 +1,402 @@
+/*
+ * knn_bounds.c
+ *		Lower bounds of distances from records, and exact values where the record
+ *		holds the original.
+ *
+ * Notation: x the original row, q the original query, both exact reals; h the
+ * stored vector (F16: element * 2^e), p = values * unit the prepared query;
+ * u = 2^-24 and v = 2^-53 the units of F32 and F64; g(k, w) = k w / (1 - k w)
+ * as in Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., Lemma
+ * 3.1 and (3.4): a product of k factors 1 + d, |d| <= w, or of their inverses,
+ * is within 1 +- g(k, w).
+ * Known: |x - h| <= row.loss and |q - p| <= query.loss in the norm of the
+ * metric (L1 norm for L1, else L2; cosine: x and q mean the directions).
+ *
+ * 1. From the kernel's sum to the distance of h and p. A kernel (knn_impl.h)
+ *    rounds each term at most R = GA_KNN_ROUNDINGS + 3 times in F32 (difference,
+ *    twice for a square; fused product; the sums), and n times in F64. All terms
+ *    of L2 and L1 are positive, so sum <= true (1 + g(R, u) + n v), whatever
+ *    overflow does. Underflow adds at most n 2^-149 to a sum (a square) and
+ *    2^-149 to a difference; a sum T is taken only where 2^-100 <= T <= 2^120,
+ *    where both are below T n 2^-49; else the row is summed in F64, which can
+ *    neither overflow nor underflow, as exponents are bounded. So
+ *        true >= T (1 - g(R, u) - n 2^-48),  sqrt(true) >= sqrt(T) (1 - the same).
+ *    For products |T - true| <= (g(R, u) + n v) sum |h p| <= ... |h| |p| by
+ *    Cauchy and Schwarz, and underflow adds at most n 2^-149 in units of the
+ *    stored elements.
+ * 2. From there to the distance of x and q: |x - q| >= |h - p| - |x - h| -
+ *    |q - p| in any norm. For products
+ *        x q = h p + (x - h) p + x (q - p) <= h p + row.loss |p| + |x| query.loss
+ *    with |x| <= |h| + row.loss; directions have norm 1.
+ * 3. From there to the operator's value. ga_distance() rounds a difference once
+ *    (u, or v where an operand is F64; a difference that overflows gives an
+ *    infinite value), a product or square at most once (v) and each sum at most
+ *    n / 16 + 4 times: value >= distance (1 - u - (n / 16 + 8) v), and products
+ *    are off by at most (n / 16 + 8) v |x| |q|. Cosine divides by norms that are
+ *    off by as much: 3 times that and a few roundings, since |cos| <= 1. Squares
+ *    and products of F64 elements may underflow: at most n 2^-1074, whose root
+ *    is below n 2^-530.
+ *    An operator that sums in F32 rounds each term at most n + 2 times, in
+ *    whatever order: the same with g(n + 2, u); squares and products may
+ *    underflow: n 2^-149, and sqrt(a^2 - b^2) >= a - b. Sums that overflow are
+ *    infinite, which is above any bound for L2 and L1; a product of norms of
+ *    2^126 or more, and norms beyond 2^-40 .. 2^60 for cosine, give no bound.
+ * 4. The arithmetic here is F64. Each result takes a handful of roundings of
+ *    terms that are all covered by factors with 2^-48 to spare; whatever is NaN
+ *    or below the least value that the metric has becomes that value.
+ */
+#include "knn_impl.h"
+
+#include <math.h>
+
+const GaKnnKernels *ga_knn_kernels = &ga_knn_kernels_portable;
+
+static size_t
+padded(size_t dim)
+{
+	return (dim + GA_KNN_PAD - 1) / GA_KNN_PAD * GA_KNN_PAD;
+}
+
+/* Bytes of the struct and of the values, each with room to align the next to 64. */
+static size_t
+values_offset(void)
+{
+	return sizeof(GaKnnQuery) + 64;
+}
+
+static size_t
+data_bytes(int dtype, size_t dim)
+{
+	const GaDtypeInfo *info = ga_dtype_info(dtype);
+
+	return info == NULL ? 0 : dim * info->width;
+}
+
+size_t
+ga_knn_query_bytes(int dtype, size_t dim)
+{
+	return values_offset() + padded(dim) * sizeof(float) + (data_bytes(dtype, dim) + 7) / 8 * 8;
+}
+
+/* g(k, w); infinite where it says nothing. */
+static double
+gamma_of(double k, double w)
+{
+	return k * w < 0.5 ? k * w / (1 - k * w) * GA_KNN_UP : HUGE_VAL;
+}
+
+/* Element i of the query as F64. */
+static double
+element(int dtype, const void *data, size_t i)
+{
+	double		x;
+
+	ga_widen_f64(dtype, (const char *) data + i * ga_dtype_info(dtype)->width, &x, 1);
+	return x;
+}
+
+/* The power of two that brings the largest element into [1/2, 1), and whether there is one. */
+static GaKnnReach
+measure_query(GaKnnQuery *query)
+{
+	double		max = 0;
+
+	if (query->dtype < GA_F32 || query->dtype > GA_F64)
+		return GA_KNN_NOWHERE;
+
+	query->length = sqrt(ga_sum_squares(query->dtype, query->data, query->dim));
+	if (query->metric == GA_METRIC_COSINE)
+	{
+		double		squares = ga_sum_squares(query->dtype, query->data, query->dim);
+
+		if (!(squares > 0 && squares <= DBL_MAX))
+			return GA_KNN_NOWHERE;
+		return squares < 0x1p-900 ? GA_KNN_UNBOUNDED : GA_KNN_ORDINARY;
+	}
+
+	for (size_t i = 0; i < query->dim; i++)
+	{
+		double		x = fabs(element(query->dtype, query->data, i));
+
+		if (isnan(x))
+			return GA_KNN_NOWHERE;
+		max = x > max ? x : max;
+	}
+	if (max > FLT_MAX)
+		return GA_KNN_UNBOUNDED;
+	query->exponent = max > 0 ? ilogb(max) + 1 : 0;
+	if (query->exponent < -200)
+		query->exponent = -200;
+	return GA_KNN_ORDINARY;
+}
+
+/* Writes the values, and what rounding them lost; see loss_of() in knn_encode.c for the factors. */
+static void
+fill_values(GaKnnQuery *query, float *values)
+{
+	double		divisor = query->metric == GA_METRIC_COSINE ? query->length : query->unit;
+	double		factor = query->metric == GA_METRIC_COSINE ? 1 : query->unit;
+	double		up = 1 + ((double) query->dim + 16) * 0x1p-53;
+	double		squares = 0;
+	double		lost_squares = 0;
+	double		lost_sum = 0;
+
+	for (size_t i = 0; i < query->dim; i++)
+	{
+		double		x = element(query->dtype, query->data, i) / divisor;
+		double		rest;
+
+		values[i] = (float) x;
+		rest = x - values[i];
+		squares += (double) values[i] * values[i];
+		lost_squares += rest * rest;
+		lost_sum += fabs(rest);
+	}
+	query->loss = (query->metric == GA_METRIC_L1 ? lost_sum : sqrt(lost_squares)) * up * factor;
+	if (query->metric == GA_METRIC_COSINE)
+		query->loss += ((double) query->dim / GA_LANES + 16) * 0x1p-53;
+	if (query->dtype == GA_F64)
+		query->loss += 0x1p-500 * factor;	/* squares, or the quotient, may have underflowed */
+	query->norm = sqrt(squares) * up * factor + query->loss;
+}
+
+/* The errors of kernel and operator: steps 1 and 3 above. */
+static void
+fill_errors(GaKnnQuery *query)
+{
+	double		n = (double) query->dim;
+	double		kernel = query->storage == GA_KNN_F16 ? gamma_of(GA_KNN_ROUNDINGS + 3, 0x1p-24) : 0x1p-24;
+	double		canonical = gamma_of(n / GA_LANES + 16, 0x1p-53);
+	bool		in_f32 = query->sums == GA_KNN_SUMS_F32;
+	double		operator_sum = in_f32 ? gamma_of(n + 4, 0x1p-24) : canonical;
+	double		quotient = query->metric == GA_METRIC_COSINE ? 3 : 1;
+
+	kernel += n * 0x1p-48 + 0x1p-48;
+	query->sum_factor = 1 - kernel;
+	query->value_factor = 1 - (in_f32 ? operator_sum : 0x1p-24) - canonical - 0x1p-48;
+	query->value_tiny = in_f32 ? sqrt(n) * 0x1p-74 : n * 0x1p-530;
+	query->slack = (query->storage == GA_KNN_F16 ? kernel : quotient * canonical) + quotient * operator_sum + 0x1p-48;
+}
+
+void
+ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSums sums, int dtype, const void *data,
+			   size_t dim)
+{
+	uintptr_t	at = ((uintptr_t) query + values_offset()) / 64 * 64;
+	float	   *values = (float *) at;
+	size_t		bytes = data_bytes(dtype, dim);
+
+	memset(query, 0, sizeof(*query));
+	query->metric = metric;
+	query->storage = storage;
+	query->sums = sums;
+	query->dtype = dtype;
+	query->dim = dim;
+	query->values = values;
+	query->data = values + padded(dim);
+	if (bytes > 0)
+		memcpy(values + padded(dim), data, bytes);
+	memset(values, 0, padded(dim) * sizeof(float));
+
+	query->reach = measure_query(query);
+	query->unit = ldexp(1.0, query->exponent);
+	if (query->reach != GA_KNN_ORDINARY)
+		return;
+	fill_values(query, values);
+	fill_errors(query);
+}
+
+/* ----- F16 ----- */
+
+/* A kernel's sum in F64: for rows whose F32 sum overflows or underflows. */
+static double
+sum_wide(GaKnnSum what, const uint16_t *row, const float *query, double ratio, size_t n)
+{
+	double		sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		double		difference = ga_widen_half(row[i]) * ratio - query[i];
+
+		sum += what == GA_KNN_SUM_L2 ? difference * difference : fabs(difference);
+	}
+	return sum;
+}
+
+/* Sum of squared or absolute differences in the query's unit. */
+static double
+sum_differences(const GaKnnQuery *query, GaKnnSum what, const GaKnnRow *row)
+{
+	const uint16_t *elements = (const uint16_t *) (row + 1);
+	int			exponent = ga_knn_exponent(row) - query->exponent;
+
+	if (exponent >= FLT_MIN_EXP - 1 && exponent < FLT_MAX_EXP)
+	{
+		double		sum = ga_knn_kernels->sum[what] (elements, query->values, ldexpf(1.0f, exponent), query->dim);
+
+		if (sum >= 0x1p-100 && sum <= 0x1p120)
+			return sum;
+	}
+	return sum_wide(what, elements, query->values, ldexp(1.0, exponent), query->dim);
+}
+
+/* The value that no distance of the metric is below. */
+static double
+least_value(GaMetric metric)
+{
+	return metric == GA_METRIC_IP ? -HUGE_VAL : 0.0;
+}
+
+/* Steps 2 and 3 for L2 and L1, from a lower bound of |h - p|. */
+static double
+bound_difference(const GaKnnQuery *query, const GaKnnRow *row, double distance)
+{
+	distance -= (row->loss + query->loss) * GA_KNN_UP;
+	return distance * query->value_factor - query->value_tiny;
+}
+
+/* Steps 2 and 3 for the inner product, from h p as computed. */
+static double
+bound_product(const GaKnnQuery *query, const GaKnnRow *row, double product)
+{
+	double		length = row->norm * (1 + 0x1p-22) + 0x1p-149 + row->loss;
+	double		off = row->loss * query->norm + length * (query->loss + query->slack * query->norm);
+
+	if (query->sums == GA_KNN_SUMS_F32)
+	{
+		if (!(length * query->norm < 0x1p126))
+			return -HUGE_VAL;
+		off += (double) query->dim * 0x1p-148;
+	}
+	return -product - off * GA_KNN_UP - (double) query->dim * 0x1p-1060;
+}
+
+static bool
+in_f32_range(double norm)
+{
+	return norm >= 0x1p-40 && norm <= 0x1p60;
+}
+
+/* Steps 2 and 3 for cosine, from h p as computed; loss: of the row's direction. */
+static double
+bound_cosine(const GaKnnQuery *query, const GaKnnRow *row, double product, double loss)
+{
+	double		off = loss * query->norm + query->loss + (1 + loss) * query->slack * query->norm;
+	double		bound = 1 - product - off * GA_KNN_UP - 0x1p-48;
+
+	if (query->sums == GA_KNN_SUMS_F32 && !(in_f32_range(row->norm) && in_f32_range(query->length)))
+		return 0;
+	return bound < 2 ? bound : 2;
+}
+
+static double
+bound_f16(const GaKnnQuery *query, const GaKnnRow *row)
+{
+	const uint16_t *elements = (const uint16_t *) (row + 1);
+	double		sum;
+	double		scale;
+
+	switch (query->metric)
+	{
+		case GA_METRIC_L2:
+			sum = sqrt(sum_differences(query, GA_KNN_SUM_L2, row));
+			return bound_difference(query, row, sum * query->unit * query->sum_factor);
+		case GA_METRIC_L1:
+			sum = sum_differences(query, GA_KNN_SUM_L1, row);
+			return bound_difference(query, row, sum * query->unit * query->sum_factor);
+		case GA_METRIC_IP:
+		case GA_METRIC_COSINE:
+			break;
+	}
+
+	scale = ldexp(1.0, ga_knn_exponent(row) + query->exponent);
+	sum = ga_knn_kernels->sum[GA_KNN_SUM_DOT] (elements, query->values, 1.0f, query->dim) * scale;
+	if (query->metric == GA_METRIC_COSINE)
+		return bound_cosine(query, row, sum, row->loss);
+	return bound_product(query, row, sum + (double) query->dim * 0x1p-149 * scale);
+}
+
+/* ----- F32 ----- */
+
+/* Whether the canonical value of what is stored is that of the original. */
+static bool
+is_exact(const GaKnnQuery *query, const GaKnnRow *row)
+{
+	if (query->sums != GA_KNN_SUMS_CANONICAL || row->loss != 0)
+		return false;
+	/* An F64 row has F64 differences and products, and so has an F64 query. */
+	return !(row->flags & GA_KNN_WIDE) || query->dtype == GA_F64;
+}
+
+static double
+operator_value(const GaKnnQuery *query, const GaKnnRow *row)
+{
+	double		value = ga_distance(query->metric, GA_F32, row + 1, query->dtype, query->data, query->dim);
+
+	return query->metric == GA_METRIC_IP ? 0.0 - value : value;
+}
+
+/*
+ * A bound from the canonical value of what is stored: that is off by no more
+ * than a kernel's sum would be (fill_errors() knows), and the query is exact, so
+ * its loss only makes the bound lower. Directions of x and h differ by at most
+ * 2 |x - h| / |h|. ("Directions" as in Dunkl and Williams, Amer. Math. Monthly
+ * 71, 1964: |x/|x| - y/|y|| <= 2 |x - y| / max(|x|, |y|) for L2.)
+ */
+static double
+bound_f32(const GaKnnQuery *query, const GaKnnRow *row, double value)
+{
+	switch (query->metric)
+	{
+		case GA_METRIC_L2:
+		case GA_METRIC_L1:
+			/* An F32 difference overflowed, where one with the F64 original need not. */
+			if (value > DBL_MAX)
+				return 0;
+			return bound_difference(query, row, value * query->sum_factor - query->value_tiny);
+		case GA_METRIC_IP:
+			return bound_product(query, row, -value);
+		case GA_METRIC_COSINE:
+			if (row->norm < FLT_MIN)
+				return 0;
+			return bound_cosine(query, row, 1 - value, 2.0 * row->loss / (row->norm * (1 - 0x1p-22)) * GA_KNN_UP);
+	}
+	return -HUGE_VAL;
+}
+
+/* ----- all ----- */
+
+static double
+bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact)
+{
+	double		least = least_value(query->metric);
+	double		bound;
+
+	*exact = true;
+	if (query->reach == GA_KNN_NOWHERE || (row->flags & GA_KNN_NAN))
+		return NAN;
+
+	*exact = query->storage == GA_KNN_F32 && is_exact(query, row);
+	if (*exact)
+		return operator_value(query, row);
+
+	/* An infinite norm makes sums NaN or infinite of either sign. */
+	if (query->reach == GA_KNN_UNBOUNDED || !(row->loss <= FLT_MAX) || !(row->norm <= FLT_MAX))
+		return least;
+	bound = query->storage == GA_KNN_F16 ? bound_f16(query, row) : bound_f32(query, row, operator_value(query, row));
+	return bound > least ? bound : least;
+}
+
+void
+ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n, double *bounds, bool *exact)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const GaKnnRow *row = (const GaKnnRow *) ((const char *) records + (size_t) i * stride);
+		bool		row_exact;
+
+		bounds[i] = bound_row(query, row, &row_exact);
+		if (exact != NULL)
+			exact[i] = row_exact;
+	}
+}

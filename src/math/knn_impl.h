@@ -1,0 +1,93 @@
+/*
+ * knn_impl.h
+ *		What the files of the nearest-neighbour kernels share. Private to src/math.
+ */
+#ifndef GA_KNN_IMPL_H
+#define GA_KNN_IMPL_H
+
+#include "distance_impl.h"
+#include "knn.h"
+
+/* Elements that a kernel adds in F32; sums of segments are added in F64. */
+#define GA_KNN_SEGMENT 1024
+
+/* Queries have zeros up to a multiple of this: the widest step of a kernel. */
+#define GA_KNN_PAD 64
+
+/* What an F32 sum of a kernel rounds at most, from an element's product to the end: in lanes, then among lanes. */
+#define GA_KNN_ROUNDINGS 32
+
+/* Exponents of F16 rows, as flags hold them: the largest element has exponent 15 where this range lets it. */
+#define GA_KNN_EXPONENT_SHIFT 8
+#define GA_KNN_EXPONENT_BIAS 140
+#define GA_KNN_EXPONENT_MAX 115
+
+static inline int
+ga_knn_exponent(const GaKnnRow *row)
+{
+	return (row->flags >> GA_KNN_EXPONENT_SHIFT) - GA_KNN_EXPONENT_BIAS;
+}
+
+typedef enum GaKnnSum
+{
+	GA_KNN_SUM_L2,				/* (row * ratio - query)^2 */
+	GA_KNN_SUM_L1,				/* |row * ratio - query| */
+	GA_KNN_SUM_DOT				/* row * query */
+} GaKnnSum;
+
+/*
+ * Sum over n elements of an F16 row, which may end with its memory, and an F32
+ * query padded with zeros. Where no intermediate result overflows or underflows,
+ * each term differs from the exact one by at most GA_KNN_ROUNDINGS + 3 factors
+ * 1 + d with |d| <= 2^-24, and n with |d| <= 2^-53.
+ */
+typedef double (*GaKnnKernel) (const uint16_t *row, const float *query, float ratio, size_t n);
+
+typedef struct GaKnnKernels
+{
+	GaKnnKernel sum[3];			/* by GaKnnSum */
+} GaKnnKernels;
+
+extern const GaKnnKernels ga_knn_kernels_portable;
+#ifdef GA_X86_KERNELS
+extern const GaKnnKernels ga_knn_kernels_avx2;
+extern const GaKnnKernels ga_knn_kernels_avx512;
+#endif
+
+/* Those of the instruction set in use: distance.c chooses for all. */
+extern const GaKnnKernels *ga_knn_kernels;
+
+/* What is known of the query. */
+typedef enum GaKnnReach
+{
+	GA_KNN_ORDINARY,
+	GA_KNN_NOWHERE,				/* every distance is NaN */
+	GA_KNN_UNBOUNDED			/* beyond F32: only exact values are of use */
+} GaKnnReach;
+
+/* The query is near `values` * `unit`; see knn_bounds.c for what the rest means. */
+struct GaKnnQuery
+{
+	GaMetric	metric;
+	GaKnnStorage storage;
+	GaKnnSums	sums;
+	GaKnnReach	reach;
+	int			dtype;
+	int			exponent;		/* unit = 2^exponent */
+	size_t		dim;
+	const void *data;			/* the original query, a copy */
+	const float *values;		/* padded with zeros to a multiple of GA_KNN_PAD, aligned to 64 bytes */
+	double		unit;
+	double		norm;			/* at least the L2 norm of the query (cosine: of its direction) and of values * unit */
+	double		length;			/* L2 norm of the original query, for cosine */
+	double		loss;			/* at least the norm (L1: L1 norm) of query - values * unit */
+	double		sum_factor;		/* at most true root or sum over computed one */
+	double		value_factor;	/* at most operator's value over true distance */
+	double		value_tiny;		/* what underflow may take from the operator's value beyond that */
+	double		slack;			/* IP, cosine: at least the error of kernel and operator over the product of norms */
+};
+
+/* A little more than a sum of a few F64 operations on positive numbers that should round up. */
+#define GA_KNN_UP (1.0 + 0x1p-48)
+
+#endif							/* GA_KNN_IMPL_H */

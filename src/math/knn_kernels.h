@@ -1,0 +1,84 @@
+/*
+ * knn_kernels.h
+ *		The body of the nearest-neighbour kernels, included once by each
+ *		instruction set.
+ *
+ * The including file defines
+ *		TARGET			the function attribute that enables the instructions
+ *		WIDTH, VECTORS	elements in a vector, vectors that are summed side by side
+ *		SEGMENT			elements that are added before a sum becomes F64: a multiple of WIDTH * VECTORS
+ *		Vec				WIDTH floats
+ *		vec_zero, vec_half (WIDTH elements of F16), vec_half_some (fewer, then zeros), vec_load, vec_set,
+ *		vec_fms (x * y - z), vec_fma (x * y + z), vec_abs, vec_add
+ *		vec_reduce		the sum of VECTORS vectors, pairwise
+ *		KERNEL_TABLE	the declaration of the table it gets
+ *
+ * An element's term takes part in SEGMENT / WIDTH / VECTORS sums in its lane,
+ * in up to VECTORS more of a rest, and in as many as a tree over WIDTH * VECTORS
+ * lanes is high: together at most GA_KNN_ROUNDINGS.
+ */
+
+static GA_FORCE_INLINE TARGET Vec
+step(GaKnnSum what, Vec row, const float *query, Vec ratio, Vec acc)
+{
+	Vec			difference;
+
+	if (what == GA_KNN_SUM_DOT)
+		return vec_fma(row, vec_load(query), acc);
+	difference = vec_fms(row, ratio, vec_load(query));
+	return what == GA_KNN_SUM_L2 ? vec_fma(difference, difference, acc) : vec_add(vec_abs(difference), acc);
+}
+
+/* Up to SEGMENT elements. */
+static GA_FORCE_INLINE TARGET double
+segment(GaKnnSum what, const uint16_t *row, const float *query, Vec ratio, size_t n)
+{
+	Vec			acc[VECTORS];
+
+	for (int v = 0; v < VECTORS; v++)
+		acc[v] = vec_zero();
+	for (; n >= WIDTH * VECTORS; n -= WIDTH * VECTORS)
+	{
+		for (int v = 0; v < VECTORS; v++)
+			acc[v] = step(what, vec_half(row + v * WIDTH), query + v * WIDTH, ratio, acc[v]);
+		row += WIDTH * VECTORS;
+		query += WIDTH * VECTORS;
+	}
+	for (; n >= WIDTH; n -= WIDTH)
+	{
+		acc[0] = step(what, vec_half(row), query, ratio, acc[0]);
+		row += WIDTH;
+		query += WIDTH;
+	}
+	if (n > 0)
+		acc[0] = step(what, vec_half_some(row, n), query, ratio, acc[0]);
+	return vec_reduce(acc);
+}
+
+static GA_FORCE_INLINE TARGET double
+sum(GaKnnSum what, const uint16_t *row, const float *query, float ratio, size_t n)
+{
+	Vec			wide_ratio = vec_set(ratio);
+	double		total = 0;
+
+	for (; n > SEGMENT; n -= SEGMENT)
+	{
+		total += segment(what, row, query, wide_ratio, SEGMENT);
+		row += SEGMENT;
+		query += SEGMENT;
+	}
+	return total + segment(what, row, query, wide_ratio, n);
+}
+
+#define DEFINE_SUM(what) \
+	static TARGET double \
+	sum_##what(const uint16_t *row, const float *query, float ratio, size_t n) \
+	{ \
+		return sum(GA_KNN_SUM_##what, row, query, ratio, n); \
+	}
+
+DEFINE_SUM(L2)
+DEFINE_SUM(L1)
+DEFINE_SUM(DOT)
+
+KERNEL_TABLE = {{[GA_KNN_SUM_L2] = sum_L2, [GA_KNN_SUM_L1] = sum_L1, [GA_KNN_SUM_DOT] = sum_DOT}};

@@ -1,0 +1,83 @@
+/*
+ * knn_portable.c
+ *		Nearest-neighbour kernels without instructions of their own.
+ */
+#include "knn_impl.h"
+
+#include <math.h>
+
+#define TARGET
+#define WIDTH 1
+#define VECTORS 16
+#define SEGMENT 128
+#define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_portable
+
+typedef float Vec;
+
+static GA_FORCE_INLINE Vec
+vec_zero(void)
+{
+	return 0.0f;
+}
+
+static GA_FORCE_INLINE Vec
+vec_set(float x)
+{
+	return x;
+}
+
+static GA_FORCE_INLINE Vec
+vec_half(const uint16_t *p)
+{
+	return ga_widen_half(*p);
+}
+
+static GA_FORCE_INLINE Vec
+vec_half_some(const uint16_t *p, size_t n)
+{
+	return n > 0 ? ga_widen_half(*p) : 0.0f;
+}
+
+static GA_FORCE_INLINE Vec
+vec_load(const float *p)
+{
+	return *p;
+}
+
+static GA_FORCE_INLINE Vec
+vec_add(Vec x, Vec y)
+{
+	return x + y;
+}
+
+static GA_FORCE_INLINE Vec
+vec_abs(Vec x)
+{
+	return fabsf(x);
+}
+
+static GA_FORCE_INLINE Vec
+vec_fma(Vec x, Vec y, Vec z)
+{
+	return x * y + z;
+}
+
+static GA_FORCE_INLINE Vec
+vec_fms(Vec x, Vec y, Vec z)
+{
+	return x * y - z;
+}
+
+static GA_FORCE_INLINE double
+vec_reduce(const Vec *acc)
+{
+	Vec			lane[VECTORS];
+
+	memcpy(lane, acc, sizeof(lane));
+	for (int half = VECTORS / 2; half > 0; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] += lane[i + half];
+	return lane[0];
+}
+
+#include "knn_kernels.h"

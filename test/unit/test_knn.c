@@ -1,0 +1,274 @@
+/*
+ * test_knn.c
+ *		Tests of src/math/knn*.c: no bound above ga_distance() of the originals,
+ *		exact values bit for bit, and the collector against a sort.
+ */
+#include "unit.h"
+#include "math/knn.h"
+
+static const int widths[] = {0, 4, 2, 2, 8};
+static const char *const metric_names[] = {"L2", "IP", "COSINE", "L1"};
+
+static double
+uniform(void)
+{
+	return (double) (next_random() >> 11) * 0x1p-53;
+}
+
+static double
+gauss(void)
+{
+	return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform());
+}
+
+/* How a row relates to the query. */
+typedef enum Look
+{
+	LOOK_GAUSS,					/* independent */
+	LOOK_NEAR,					/* the query and a little */
+	LOOK_SAME,					/* the query, or a multiple of it */
+	LOOK_TINY,					/* denormals of F32, and zeros */
+	LOOK_HUGE,					/* near the largest F32 */
+	LOOK_SPREAD,				/* magnitudes from 2^-149 to 2^127 in one vector */
+	LOOK_SCALED,				/* each vector of a magnitude of its own */
+	LOOK_ZERO,
+	LOOK_BAD,					/* an infinity or a NaN somewhere */
+	LOOK_WORST,					/* halfway between two F16: storing loses as much as it can */
+	LOOK_COUNT
+} Look;
+
+static double
+look_element(Look look, double like, double scale)
+{
+	switch (look)
+	{
+		case LOOK_NEAR:
+			return like * (1 + 1e-3 * gauss());
+		case LOOK_SAME:
+			return like * scale;
+		case LOOK_TINY:
+			return (double) (next_random() % 9) * 0x1p-149 * (next_random() % 2 ? 1 : -1);
+		case LOOK_HUGE:
+			return (uniform() < 0.5 ? -1 : 1) * FLT_MAX * (0.5 + 0.5 * uniform());
+		case LOOK_SPREAD:
+			return ldexp(uniform() - 0.5, (int) (next_random() % 277) - 149);
+		case LOOK_ZERO:
+			return next_random() % 2 ? 0.0 : -0.0;
+		case LOOK_WORST:
+			return (next_random() % 2 ? 1 : -1) * (1 + (double) (next_random() % 1024) * 0x1p-10 + 0x1p-11);
+		default:
+			return gauss() * (look == LOOK_SCALED ? scale : 1);
+	}
+}
+
+static void
+put(int dtype, void *data, size_t i, double x)
+{
+	if (dtype == GA_F64)
+		((double *) data)[i] = x;
+	else if (dtype == GA_F32)
+		((float *) data)[i] = (float) x;
+	else
+		((uint16_t *) data)[i] = dtype == GA_F16 ? ga_double_to_half(x) : ga_double_to_bfloat(x);
+}
+
+static double
+get(int dtype, const void *data, size_t i)
+{
+	double		x;
+
+	ga_widen_f64(dtype, (const char *) data + i * widths[dtype], &x, 1);
+	return x;
+}
+
+/* `like`: a vector of dtype `like_dtype`, for the looks that need one. */
+static void
+fill(int dtype, void *data, size_t n, Look look, int like_dtype, const void *like)
+{
+	double		scale = ldexp(1 + uniform(), (int) (next_random() % 200) - 100);
+
+	if (look == LOOK_SAME && next_random() % 2)
+		scale = next_random() % 2 ? 1 : ldexp(1, (int) (next_random() % 40) - 20);
+	for (size_t i = 0; i < n; i++)
+		put(dtype, data, i, look_element(look, get(like_dtype, like, i), scale));
+	if (look == LOOK_BAD && n > 0)
+	{
+		static const double bad[] = {HUGE_VAL, -HUGE_VAL, NAN};
+
+		put(dtype, data, next_random() % n, bad[next_random() % 3]);
+	}
+}
+
+static double
+operator_value(GaMetric metric, int da, const void *a, int db, const void *b, size_t n)
+{
+	double		value = ga_distance(metric, da, a, db, b, n);
+
+	return metric == GA_METRIC_IP ? 0.0 - value : value;
+}
+
+static bool
+check_bound(const char *what, GaMetric metric, double bound, bool exact, double value, size_t n)
+{
+	bool		good = isnan(bound) ? exact && isnan(value) : isnan(value) || bound <= value;
+
+	if (exact && double_bits(bound) != double_bits(value) && !(isnan(bound) && isnan(value)))
+		good = false;
+	if (metric != GA_METRIC_IP && bound < 0)
+		good = false;
+	return good || differ("%s %s n=%d: bound %a (%s), value %a", what, metric_names[metric], (int) n, bound,
+						  exact ? "exact" : "lower", value);
+}
+
+/* One row and query under every metric and storage. */
+static bool
+check_row(const char *isa, int da, const void *row, int db, const void *query_data, size_t n)
+{
+	GaKnnQuery *query = malloc(ga_knn_query_bytes(db, n));
+	bool		good = true;
+
+	for (int metric = GA_METRIC_L2; metric <= GA_METRIC_L1; metric++)
+	{
+		double		value = operator_value(metric, da, row, db, query_data, n);
+
+		for (int storage = GA_KNN_F32; storage <= GA_KNN_F16; storage++)
+		{
+			size_t		size = ga_knn_record_bytes(storage, n);
+			char		what[80];
+			GaKnnRow   *record = malloc(size);
+			double		bound;
+			bool		exact;
+
+			snprintf(what, sizeof(what), "%s %s row %s query %s", isa, storage ? "F16" : "F32", ga_dtype_info(da)->name,
+					 ga_dtype_info(db)->name);
+			memset(record, 0xa5, size);
+			ga_knn_encode(metric, storage, da, row, n, record);
+			ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_CANONICAL, db, query_data, n);
+			ga_knn_bounds(query, record, size, 1, &bound, &exact);
+			good &= check_bound(what, metric, bound, exact, value, n);
+			if (storage == GA_KNN_F32 && da != GA_F64 && !exact)
+				good = differ("%s %s n=%d: not exact", what, metric_names[metric], (int) n);
+			if (record->tid[0] != 0xa5 || record->tid[5] != 0xa5 || (record->flags & GA_KNN_INDEX_FLAGS))
+				good = differ("%s: tid or flags of the index", what);
+			free(record);
+		}
+	}
+	free(query);
+	return good;
+}
+
+static void
+test_bounds(const char *isa)
+{
+	static const char *const looks[LOOK_COUNT] = {
+		"independent", "near the query", "multiples of the query", "denormals", "huge", "of all magnitudes",
+		"each of its magnitude", "zeros", "infinite or NaN", "halfway between F16"
+	};
+	static const size_t lengths[] = {127, 128, 129, 300, 384, 768, 1023, 1025, 2048, 4096};
+	char		name[120];
+
+	for (int look = 0; look < LOOK_COUNT; look++)
+	{
+		bool		good = true;
+
+		for (size_t i = 0; i < 80 + LENGTH(lengths); i++)
+		{
+			size_t		n = i < 80 ? i : lengths[i - 80];
+
+			for (int da = GA_F32; da <= GA_F64; da++)
+				for (int db = GA_F32; db <= GA_F64; db++)
+				{
+					void	   *row = malloc(n * widths[da] + 1);
+					void	   *query = malloc(n * widths[db] + 1);
+					Look		query_look = look == LOOK_NEAR || look == LOOK_SAME ? LOOK_GAUSS : (Look) look;
+
+					memset(query, 0, n * widths[db] + 1);
+					fill(db, query, n, next_random() % 4 ? query_look : (Look) (next_random() % LOOK_COUNT), db, query);
+					fill(da, row, n, look, db, query);
+					good &= check_row(isa, da, row, db, query, n);
+					free(row);
+					free(query);
+				}
+		}
+		snprintf(name, sizeof(name), "%s: no bound above the value, exact where it says so: vectors %s", isa, looks[look]);
+		result(good, name);
+	}
+}
+
+static int
+compare_pairs(const void *a, const void *b)
+{
+	return ga_knn_pair_compare(a, b);
+}
+
+/* Bounds with ties, infinities and NaNs, collected in passes of `capacity`, against all of them sorted. */
+static bool
+check_top(size_t n, size_t capacity)
+{
+	GaKnnPair  *all = malloc((n + 1) * sizeof(*all));
+	GaKnnPair  *memory = malloc(capacity * sizeof(*memory));
+	double	   *bounds = malloc((n + 1) * sizeof(*bounds));
+	GaKnnPair	last;
+	bool		good = true;
+	size_t		done = 0;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		static const double odd[] = {0.0, -0.0, HUGE_VAL, -HUGE_VAL, NAN, NAN};
+		uint64_t	dice = next_random() % 20;
+
+		bounds[i] = dice < LENGTH(odd) ? odd[dice] : dice < 14 ? (double) (next_random() % 8) : gauss();
+		all[i].bound = bounds[i];
+		all[i].row = i;
+		all[i].exact = 0;
+	}
+	qsort(all, n, sizeof(*all), compare_pairs);
+	for (size_t i = 1; i < n; i++)
+		good &= ga_knn_pair_compare(&all[i - 1], &all[i]) < 0 && (isnan(all[i].bound) || all[i - 1].bound <= all[i].bound);
+
+	do
+	{
+		GaKnnTop	top;
+
+		ga_knn_top_init(&top, memory, capacity, done > 0 ? &last : NULL);
+		ga_knn_top_push_many(&top, bounds, NULL, (int) (n / 2), 0);
+		for (size_t i = n / 2; i < n; i++)
+			ga_knn_top_push(&top, bounds[i], i, false);
+		ga_knn_top_sort(&top);
+		if (top.count != (n - done < capacity ? n - done : capacity))
+			good = differ("%d of %d in passes of %d: %d at %d", (int) top.count, (int) n, (int) capacity, (int) n, (int) done);
+		for (size_t i = 0; i < top.count && good; i++)
+			good &= memory[i].row == all[done + i].row;
+		done += top.count;
+		if (top.count > 0)
+			last = memory[top.count - 1];
+	}
+	while (good && done < n);
+	free(all);
+	free(memory);
+	free(bounds);
+	return good;
+}
+
+static void
+test_top(void)
+{
+	bool		good = true;
+
+	for (size_t n = 0; n < 60; n++)
+		for (size_t capacity = 1; capacity < 70; capacity += 1 + n / 10)
+			good &= check_top(n, capacity);
+	good &= check_top(20000, 1000) && check_top(5000, 5000) && check_top(3000, 7);
+	result(good, "the smallest pairs, in passes, are those of a sort: ties, infinities and NaNs included");
+}
+
+int
+main(void)
+{
+	fill_format(&half);
+	fill_format(&bfloat);
+
+	test_top();
+	for_each_isa(test_bounds);
+	return finish();
+}
