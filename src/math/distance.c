@@ -167,12 +167,12 @@ ga_math_force_isa(const char *isa)
 #ifdef GA_X86_KERNELS
 	if (strcmp(isa, "avx2") == 0 && cpu_has_avx2())
 	{
-		use_kernels("avx2", &ga_kernels_avx2, &ga_knn_kernels_portable, true);
+		use_kernels("avx2", &ga_kernels_avx2, &ga_knn_kernels_avx2, true);
 		return true;
 	}
 	if (strcmp(isa, "avx512") == 0 && cpu_has_avx512())
 	{
-		use_kernels("avx512", &ga_kernels_avx512, &ga_knn_kernels_portable, true);
+		use_kernels("avx512", &ga_kernels_avx512, &ga_knn_kernels_avx512, true);
 		return true;
 	}
 #endif

@@ -1,0 +1,89 @@
+/*
+ * knn_avx2.c
+ *		Nearest-neighbour kernels for AVX2 with FMA and F16C.
+ */
+#include "knn_impl.h"
+
+#ifdef GA_X86_KERNELS
+
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define WIDTH 8
+#define VECTORS 8
+#define SEGMENT 1024
+#define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_avx2
+
+typedef __m256 Vec;
+
+static GA_FORCE_INLINE TARGET Vec
+vec_zero(void)
+{
+	return _mm256_setzero_ps();
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_set(float x)
+{
+	return _mm256_set1_ps(x);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_half(const uint16_t *p)
+{
+	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p));
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_half_some(const uint16_t *p, size_t n)
+{
+	uint16_t	some[WIDTH] = {0};
+
+	memcpy(some, p, n * sizeof(*p));
+	return vec_half(some);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_load(const float *p)
+{
+	return _mm256_loadu_ps(p);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_add(Vec x, Vec y)
+{
+	return _mm256_add_ps(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_abs(Vec x)
+{
+	return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_fma(Vec x, Vec y, Vec z)
+{
+	return _mm256_fmadd_ps(x, y, z);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_fms(Vec x, Vec y, Vec z)
+{
+	return _mm256_fmsub_ps(x, y, z);
+}
+
+static GA_FORCE_INLINE TARGET double
+vec_reduce(const Vec *acc)
+{
+	__m256		eight = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(acc[0], acc[4]), _mm256_add_ps(acc[1], acc[5])),
+									  _mm256_add_ps(_mm256_add_ps(acc[2], acc[6]), _mm256_add_ps(acc[3], acc[7])));
+	__m128		four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+	__m128		two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+
+	return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+#include "knn_kernels.h"
+
+#endif							/* GA_X86_KERNELS */

@@ -1,0 +1,262 @@
+/*
+ * bench_knn.c
+ *		Speed of the nearest-neighbour kernels, and what their bounds are worth.
+ *
+ *		bench_knn [ROWS [DIMENSIONS [CENTRES]]]: 100000 rows of 768 elements,
+ *		Gaussian, or around CENTRES centres. Rows lie in pages of 8 KB as the
+ *		index has them, as many whole records in each as fit. Best of seven
+ *		scans; one core. GB/s count the bytes of the records.
+ */
+#include "unit.h"
+#include "math/knn.h"
+
+#include <time.h>
+
+#define PAGE 8192
+#define PAGE_HEADER 24
+#define QUERIES 8
+
+static const char *const metric_names[] = {"L2", "IP", "COSINE", "L1"};
+static size_t rows = 100000;
+static size_t dim = 768;
+static size_t centres = 0;
+
+static double
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+static void *
+allocate(size_t size)
+{
+	void	   *p;
+
+	if (posix_memalign(&p, 4096, size) != 0)
+		exit(1);
+	memset(p, 0, size);
+	return p;
+}
+
+/* The sum of twelve uniform numbers: near enough a Gaussian, and quick. */
+static float
+gauss(void)
+{
+	double		sum = -6;
+
+	for (int i = 0; i < 3; i++)
+	{
+		uint64_t	bits = next_random();
+
+		for (int j = 0; j < 4; j++)
+			sum += (double) (bits >> (16 * j) & 0xffff) / 65536;
+	}
+	return (float) sum;
+}
+
+/* count vectors; around centres with a tenth of their spread, unless centres is 0. */
+static float *
+make_vectors(size_t count, const float *centre)
+{
+	float	   *data = allocate(count * dim * sizeof(float));
+
+	for (size_t i = 0; i < count; i++)
+	{
+		const float *at = centre != NULL ? centre + next_random() % centres * dim : NULL;
+
+		for (size_t j = 0; j < dim; j++)
+			data[i * dim + j] = at != NULL ? at[j] + 0.1f * gauss() : gauss();
+	}
+	return data;
+}
+
+typedef struct Pages
+{
+	char	   *memory;
+	size_t		record;
+	size_t		per_page;
+	size_t		count;
+} Pages;
+
+static Pages
+make_pages(GaMetric metric, GaKnnStorage storage, const float *data)
+{
+	Pages		pages;
+	double		start = now();
+
+	pages.record = ga_knn_record_bytes(storage, dim);
+	pages.per_page = (PAGE - PAGE_HEADER) / pages.record;
+	pages.count = (rows + pages.per_page - 1) / pages.per_page;
+	pages.memory = allocate(pages.count * PAGE);
+	start = now();
+	for (size_t i = 0; i < rows; i++)
+		ga_knn_encode(metric, storage, GA_F32, data + i * dim, dim,
+					  (GaKnnRow *) (pages.memory + i / pages.per_page * PAGE + PAGE_HEADER + i % pages.per_page * pages.record));
+	printf("%-8s %-6s %s encoding %8.1f ms\n", "", metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32",
+		   (now() - start) * 1e3);
+	return pages;
+}
+
+static size_t
+page_rows(const Pages *pages, size_t page)
+{
+	size_t		first = page * pages->per_page;
+
+	return rows - first < pages->per_page ? rows - first : pages->per_page;
+}
+
+static void
+scan(const Pages *pages, const GaKnnQuery *query, double *bounds)
+{
+	for (size_t page = 0; page < pages->count; page++)
+		ga_knn_bounds(query, pages->memory + page * PAGE + PAGE_HEADER, pages->record, (int) page_rows(pages, page),
+					  bounds + page * pages->per_page, NULL);
+}
+
+static GaKnnQuery *
+prepare(GaMetric metric, GaKnnStorage storage, const float *vector)
+{
+	GaKnnQuery *query = allocate(ga_knn_query_bytes(GA_F32, dim));
+
+	ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_CANONICAL, GA_F32, vector, dim);
+	return query;
+}
+
+/* The threshold of the k smallest. */
+static double
+kth_smallest(const double *values, size_t k)
+{
+	GaKnnPair	memory[100];
+	GaKnnTop	top;
+
+	ga_knn_top_init(&top, memory, k, NULL);
+	ga_knn_top_push_many(&top, values, NULL, (int) rows, 0);
+	return top.threshold;
+}
+
+/* How many bounds do not exceed the k-th value, and how far bounds are below values on average. */
+static void
+measure_worth(const Pages *pages, GaMetric metric, GaKnnStorage storage, const float *data, const float *queries,
+			  double *bounds)
+{
+	double	   *values = allocate(rows * sizeof(double));
+	double		gap = 0;
+	double		size = 0;
+	size_t		candidates = 0;
+
+	for (size_t q = 0; q < QUERIES; q++)
+	{
+		GaKnnQuery *query = prepare(metric, storage, queries + q * dim);
+		double		kth;
+
+		scan(pages, query, bounds);
+		for (size_t i = 0; i < rows; i++)
+		{
+			values[i] = ga_distance(metric, GA_F32, data + i * dim, GA_F32, queries + q * dim, dim);
+			if (metric == GA_METRIC_IP)
+				values[i] = 0.0 - values[i];
+			gap += values[i] - bounds[i];
+			size += fabs(values[i]);
+		}
+		kth = kth_smallest(values, 10);
+		for (size_t i = 0; i < rows; i++)
+			candidates += bounds[i] <= kth;
+		free(query);
+	}
+	printf("%-8s %-6s %s bounds below values by %.2e of them on average; %.1f rows to look at for 10\n", "",
+		   metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32", gap / size, (double) candidates / QUERIES);
+	free(values);
+}
+
+static void
+measure_scan(const char *isa, const Pages *pages, GaMetric metric, GaKnnStorage storage, const float *vector, double *bounds)
+{
+	GaKnnQuery *query = prepare(metric, storage, vector);
+	double		best = 1e9;
+
+	for (int run = 0; run < 7; run++)
+	{
+		double		start = now();
+
+		scan(pages, query, bounds);
+		start = now() - start;
+		best = start < best ? start : best;
+	}
+	printf("%-8s %-6s %s scan %8.2f ms %6.1f GB/s\n", isa, metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32",
+		   best * 1e3, (double) (rows * pages->record) / best / 1e9);
+	free(query);
+}
+
+/* What reading the same bytes takes. */
+static void
+measure_read(const char *memory, size_t size)
+{
+	double		best = 1e9;
+	volatile uint64_t sink = 0;
+
+	for (int run = 0; run < 7; run++)
+	{
+		uint64_t	sum[8] = {0};
+		double		start = now();
+
+		for (size_t at = 0; at < size; at += sizeof(sum))
+			for (int i = 0; i < 8; i++)
+			{
+				uint64_t	word;
+
+				memcpy(&word, memory + at + 8 * i, sizeof(word));
+				sum[i] += word;
+			}
+		sink += sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+		start = now() - start;
+		best = start < best ? start : best;
+	}
+	printf("%-8s %-6s     read %8.2f ms %6.1f GB/s\n", "", "", best * 1e3, (double) size / best / 1e9);
+}
+
+int
+main(int argc, char **argv)
+{
+	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	float	   *centre = NULL;
+	float	   *data;
+	float	   *queries;
+	double	   *bounds;
+
+	if (argc > 1)
+		rows = strtoul(argv[1], NULL, 10);
+	if (argc > 2)
+		dim = strtoul(argv[2], NULL, 10);
+	if (argc > 3)
+		centres = strtoul(argv[3], NULL, 10);
+	ga_math_init();
+	if (centres > 0)
+		centre = make_vectors(centres, NULL);
+	data = make_vectors(rows, centre);
+	queries = make_vectors(QUERIES, centre);
+	bounds = allocate((rows + PAGE) * sizeof(double));
+
+	for (int metric = GA_METRIC_L2; metric <= GA_METRIC_L1; metric++)
+		for (int storage = GA_KNN_F16; storage >= GA_KNN_F32; storage--)
+		{
+			Pages		pages = make_pages(metric, storage, data);
+
+			if (metric == GA_METRIC_L2)
+				measure_read(pages.memory, pages.count * PAGE);
+			for (size_t i = 0; i < LENGTH(isas); i++)
+				if (ga_math_force_isa(isas[i]))
+					measure_scan(isas[i], &pages, metric, storage, queries, bounds);
+			ga_math_init();
+			if (storage == GA_KNN_F16)
+				measure_worth(&pages, metric, storage, data, queries, bounds);
+			free(pages.memory);
+		}
+	free(data);
+	free(queries);
+	free(bounds);
+	free(centre);
+	return 0;
+}
