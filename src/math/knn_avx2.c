@@ -12,9 +12,11 @@
 #define WIDTH 8
 #define VECTORS 8
 #define SEGMENT 1024
+#define DOUBLES 4
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_avx2
 
 typedef __m256 Vec;
+typedef __m256d Wide;
 
 static GA_FORCE_INLINE TARGET Vec
 vec_zero(void)
@@ -84,6 +86,64 @@ vec_reduce(const Vec *acc)
 	return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+static GA_FORCE_INLINE TARGET Wide
+wide_set(double x)
+{
+	return _mm256_set1_pd(x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_load(const double *p)
+{
+	return _mm256_loadu_pd(p);
+}
+
+static GA_FORCE_INLINE TARGET void
+wide_save(double *p, Wide x)
+{
+	_mm256_storeu_pd(p, x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_add(Wide x, Wide y)
+{
+	return _mm256_add_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_sub(Wide x, Wide y)
+{
+	return _mm256_sub_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_mul(Wide x, Wide y)
+{
+	return _mm256_mul_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_abs(Wide x)
+{
+	return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_max(Wide x, Wide y)
+{
+	return _mm256_max_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_to_half(Wide x, float up, uint16_t *out)
+{
+	__m128i		halves = _mm_cvtps_ph(_mm_mul_ps(_mm256_cvtpd_ps(x), _mm_set1_ps(up)), _MM_FROUND_TO_NEAREST_INT);
+
+	_mm_storel_epi64((__m128i *) out, halves);
+	return _mm256_cvtps_pd(_mm_cvtph_ps(halves));
+}
+
+#include "knn_store.h"
 #include "knn_kernels.h"
 
 #endif							/* GA_X86_KERNELS */

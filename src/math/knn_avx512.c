@@ -12,9 +12,11 @@
 #define WIDTH 16
 #define VECTORS 4
 #define SEGMENT 1024
+#define DOUBLES 8
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_avx512
 
 typedef __m512 Vec;
+typedef __m512d Wide;
 
 static GA_FORCE_INLINE TARGET Vec
 vec_zero(void)
@@ -82,6 +84,64 @@ vec_reduce(const Vec *acc)
 	return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+static GA_FORCE_INLINE TARGET Wide
+wide_set(double x)
+{
+	return _mm512_set1_pd(x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_load(const double *p)
+{
+	return _mm512_loadu_pd(p);
+}
+
+static GA_FORCE_INLINE TARGET void
+wide_save(double *p, Wide x)
+{
+	_mm512_storeu_pd(p, x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_add(Wide x, Wide y)
+{
+	return _mm512_add_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_sub(Wide x, Wide y)
+{
+	return _mm512_sub_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_mul(Wide x, Wide y)
+{
+	return _mm512_mul_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_abs(Wide x)
+{
+	return _mm512_castsi512_pd(_mm512_and_epi64(_mm512_castpd_si512(x), _mm512_set1_epi64(INT64_MAX)));
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_max(Wide x, Wide y)
+{
+	return _mm512_max_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_to_half(Wide x, float up, uint16_t *out)
+{
+	__m128i		halves = _mm256_cvtps_ph(_mm256_mul_ps(_mm512_cvtpd_ps(x), _mm256_set1_ps(up)), _MM_FROUND_TO_NEAREST_INT);
+
+	_mm_storeu_si128((__m128i *) out, halves);
+	return _mm512_cvtps_pd(_mm256_cvtph_ps(halves));
+}
+
+#include "knn_store.h"
 #include "knn_kernels.h"
 
 #endif							/* GA_X86_KERNELS */

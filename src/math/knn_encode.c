@@ -2,17 +2,17 @@
  * knn_encode.c
  *		Rows as the index stores them.
  *
- * F16: the vector, for cosine its direction, times a power of two that brings
- * the largest element just below F16's largest value. So nothing overflows, an
- * F16 row is stored exactly whatever its magnitude, and elements down to 2^-30
- * of the largest keep full precision. The loss is measured, not estimated: it
- * is the norm of what remains when the stored value is taken from the original.
+ * F16: the vector, for cosine its direction, over a power of two that brings the
+ * largest element just below F16's largest value. So nothing overflows, an F16
+ * row is stored exactly whatever its magnitude, and elements down to 2^-29 of
+ * the largest keep full precision. The loss is measured, not estimated: it is
+ * the norm of what remains when the stored value is taken from the original.
  */
 #include "knn_impl.h"
 
 #include <math.h>
 
-/* Elements handled at a time. */
+/* Elements handled at a time: a multiple of GA_LANES. */
 #define BLOCK 512
 
 size_t
@@ -21,10 +21,105 @@ ga_knn_record_bytes(GaKnnStorage storage, size_t dim)
 	return (sizeof(GaKnnRow) + dim * (storage == GA_KNN_F16 ? 2 : 4) + 7) / 8 * 8;
 }
 
-static size_t
-width_of(int dtype)
+/* A vector as the caller has it, and the next of its elements as F64. */
+typedef struct Source
 {
-	return dtype == GA_F64 ? 8 : dtype == GA_F32 ? 4 : 2;
+	int			dtype;
+	const char *data;
+	size_t		dim;
+	size_t		next;			/* first element behind the block */
+	size_t		count;			/* elements in the block, without the zeros behind them */
+	size_t		padded;			/* a multiple of GA_LANES */
+	double		block[BLOCK];
+} Source;
+
+/* Fills the next block; false when there is none. */
+static bool
+next_block(Source *source)
+{
+	size_t		width = ga_dtype_info(source->dtype)->width;
+
+	source->count = source->dim - source->next < BLOCK ? source->dim - source->next : BLOCK;
+	source->padded = (source->count + GA_LANES - 1) / GA_LANES * GA_LANES;
+	if (source->count == 0)
+		return false;
+	ga_widen_f64(source->dtype, source->data + source->next * width, source->block, source->count);
+	for (size_t i = source->count; i < source->padded; i++)
+		source->block[i] = 0;
+	source->next += source->count;
+	return true;
+}
+
+static bool
+has_nan(Source *source)
+{
+	bool		nan = false;
+
+	if (!ga_has_nonfinite(source->dtype, source->data, source->dim))
+		return false;
+	source->next = 0;
+	while (next_block(source))
+		for (size_t i = 0; i < source->count; i++)
+			nan |= isnan(source->block[i]);
+	return nan;
+}
+
+/* The largest magnitude of a vector without NaN. */
+static double
+largest(Source *source)
+{
+	double		max = 0;
+
+	source->next = 0;
+	while (next_block(source))
+	{
+		double		x = ga_knn_kernels->largest(source->block, source->padded);
+
+		max = x > max ? x : max;
+	}
+	return max;
+}
+
+static void
+store_f16(Source *source, const GaKnnScale *scale, uint16_t *out, GaKnnLost *lost)
+{
+	uint16_t	halves[BLOCK];
+
+	source->next = 0;
+	while (next_block(source))
+	{
+		ga_knn_kernels->store_half(source->block, source->padded, scale, halves, lost);
+		memcpy(out, halves, source->count * sizeof(*out));
+		out += source->count;
+	}
+}
+
+/* Of F64. */
+static void
+store_f32(Source *source, float *out, GaKnnLost *lost)
+{
+	source->next = 0;
+	while (next_block(source))
+		for (size_t i = 0; i < source->count; i++)
+		{
+			float		stored = (float) source->block[i];
+			double		rest = source->block[i] - stored;
+
+			*out++ = stored;
+			lost->squares[0] += rest * rest;
+			lost->sum[0] += fabs(rest);
+			lost->stored[0] += (double) stored * stored;
+		}
+}
+
+static double
+add_lanes(const double *lane)
+{
+	double		sum = 0;
+
+	for (int i = 0; i < GA_LANES; i++)
+		sum += lane[i];
+	return sum;
 }
 
 /* The smallest F32 that is not below a nonnegative x. */
@@ -36,194 +131,124 @@ round_up(double x)
 	return (double) f < x ? nextafterf(f, HUGE_VALF) : f;
 }
 
-/* The largest magnitude; NaN when an element is NaN. */
-static double
-largest(int dtype, const char *data, size_t dim)
+/*
+ * The loss, rounded up. A term has at most three roundings of 2^-53 and takes
+ * part in less than dim + GA_LANES sums (Higham, Accuracy and Stability of
+ * Numerical Algorithms, 2nd ed., section 4.2); the root halves that. Squares
+ * below 2^-1074 vanish only of an F64 element that is far below F32's least; the
+ * least F32 covers them. `more`: what the vector that was stored may itself be
+ * off by.
+ */
+static float
+loss_of(GaMetric metric, const GaKnnLost *lost, size_t dim, double more)
 {
-	double		block[BLOCK];
-	double		max = 0;
-	bool		nan = false;
+	double		sum = add_lanes(lost->sum);
+	double		loss = metric == GA_METRIC_L1 ? sum : sqrt(add_lanes(lost->squares));
 
-	for (size_t start = 0; start < dim; start += BLOCK)
-	{
-		size_t		n = dim - start < BLOCK ? dim - start : BLOCK;
-
-		ga_widen_f64(dtype, data + start * width_of(dtype), block, n);
-		for (size_t i = 0; i < n; i++)
-		{
-			double		x = fabs(block[i]);
-
-			nan |= isnan(x);
-			max = x > max ? x : max;
-		}
-	}
-	return nan ? NAN : max;
+	loss = loss * (1 + ((double) dim + 32) * 0x1p-53) + more;
+	return round_up(sum > 0 ? loss + 0x1p-149 : loss);
 }
 
-/* What is known after all elements were stored. */
-typedef struct Lost
-{
-	double		squares;		/* of what storing lost */
-	double		sum;			/* its L1 norm */
-	double		stored;			/* squares of what is stored */
-	bool		any;
-} Lost;
-
-static void
-add_lost(Lost *lost, double original, double stored)
-{
-	double		rest = original - stored;
-
-	lost->squares += rest * rest;
-	lost->sum += fabs(rest);
-	lost->stored += stored * stored;
-	lost->any |= rest != 0;
-}
-
-static void
-store_f16(int dtype, const char *data, size_t dim, double divisor, int exponent, uint16_t *out, Lost *lost)
-{
-	double		block[BLOCK];
-	double		up = ldexp(1.0, -exponent);
-	double		down = ldexp(1.0, exponent);
-
-	for (size_t start = 0; start < dim; start += BLOCK)
-	{
-		size_t		n = dim - start < BLOCK ? dim - start : BLOCK;
-
-		ga_widen_f64(dtype, data + start * width_of(dtype), block, n);
-		for (size_t i = 0; i < n; i++)
-		{
-			double		x = block[i] / divisor;
-			uint16_t	half = ga_double_to_half(x * up);
-
-			out[start + i] = half;
-			add_lost(lost, x, ga_widen_half(half) * down);
-		}
-	}
-}
-
-static void
-store_f32(int dtype, const char *data, size_t dim, float *out, Lost *lost)
-{
-	double		block[BLOCK];
-
-	for (size_t start = 0; start < dim; start += BLOCK)
-	{
-		size_t		n = dim - start < BLOCK ? dim - start : BLOCK;
-
-		ga_widen_f64(dtype, data + start * width_of(dtype), block, n);
-		for (size_t i = 0; i < n; i++)
-		{
-			out[start + i] = (float) block[i];
-			add_lost(lost, block[i], out[start + i]);
-		}
-	}
-}
-
-/* The exponent of the power of two that x * 2^-exponent <= 65504 after rounding, within the range that flags hold. */
+/* The exponent of the power of two that F16 can hold max over, after rounding. At least what flags can hold. */
 static int
 exponent_of(double max)
 {
 	int			exponent = max > 0 ? ilogb(max) - 15 : 0;
 
-	/* From here on F16 rounds to infinity. */
-	if (max > 0 && ldexp(max, -exponent) >= 65520)
+	/* From here on F16 rounds to infinity; a little less, because F32 may round up before. */
+	if (max > 0 && ldexp(max, -exponent) >= 65519)
 		exponent++;
-	if (exponent < -GA_KNN_EXPONENT_BIAS)
-		exponent = -GA_KNN_EXPONENT_BIAS;
-	return exponent;
-}
-
-/*
- * The loss, rounded up: the sums have dim terms, each term at most three
- * roundings of 2^-53 and each sum dim of them (Higham, Accuracy and Stability
- * of Numerical Algorithms, 2nd ed., (4.4): gamma_n); the root halves that.
- * Squares of less than 2^-1074 vanish only where an F64 element is not stored
- * at all; the least F32 covers them. `more`: what the stored vector's original
- * itself may be off by.
- */
-static float
-loss_of(GaMetric metric, const Lost *lost, size_t dim, double more)
-{
-	double		loss = metric == GA_METRIC_L1 ? lost->sum : sqrt(lost->squares);
-
-	loss = loss * (1 + ((double) dim + 16) * 0x1p-53) + more;
-	return round_up(lost->any ? loss + 0x1p-149 : loss);
+	return exponent < -GA_KNN_EXPONENT_BIAS ? -GA_KNN_EXPONENT_BIAS : exponent;
 }
 
 static void
-encode_f16(GaMetric metric, int dtype, const char *data, size_t dim, double max, GaKnnRow *record)
+encode_f16(GaMetric metric, Source *source, GaKnnRow *record)
 {
+	double		max = largest(source);
 	double		length = 1;
 	double		more = 0;
 	int			exponent;
-	Lost		lost = {0};
+	GaKnnScale	scale;
+	GaKnnLost	lost;
 
+	memset(&lost, 0, sizeof(lost));
 	if (metric == GA_METRIC_COSINE)
 	{
-		double		squares = ga_sum_squares(dtype, data, dim);
+		double		squares = ga_sum_squares(source->dtype, source->data, source->dim);
 
 		/* Smaller sums may have lost bits to underflow. The direction is off by the roundings of root and quotient. */
 		if (squares < 0x1p-900)
 			return;
 		length = sqrt(squares);
-		more = ((double) dim / GA_LANES + 16) * 0x1p-53;
+		more = ((double) source->dim / GA_LANES + 16) * 0x1p-53;
 	}
 	else if (max > FLT_MAX)
 		return;
 
-	exponent = exponent_of(max / length);
-	store_f16(dtype, data, dim, length, exponent, (uint16_t *) (record + 1), &lost);
+	scale.factor = 1 / length;
+	exponent = exponent_of(max * scale.factor);
+	scale.unit = ldexp(1.0, exponent);
+	scale.up = ldexpf(1.0f, -exponent);
+	store_f16(source, &scale, (uint16_t *) (record + 1), &lost);
 	record->flags |= (uint16_t) ((exponent + GA_KNN_EXPONENT_BIAS) << GA_KNN_EXPONENT_SHIFT);
+	record->loss = loss_of(metric, &lost, source->dim, more);
 	if (metric != GA_METRIC_COSINE)
-		length = sqrt(lost.stored);
-	record->norm = length < FLT_MAX || metric != GA_METRIC_COSINE ? (float) length : FLT_MAX;
-	record->loss = loss_of(metric, &lost, dim, more);
+		record->norm = (float) sqrt(add_lanes(lost.stored));
+	else
+		record->norm = length < FLT_MAX ? (float) length : FLT_MAX;
 }
 
 static void
-encode_f32(GaMetric metric, int dtype, const char *data, size_t dim, double max, GaKnnRow *record)
+encode_f32(GaMetric metric, Source *source, GaKnnRow *record)
 {
-	Lost		lost = {0};
+	GaKnnLost	lost;
 
-	if (dtype == GA_F64 && !(max <= FLT_MAX))
-		return;
-
-	if (dtype == GA_F64)
-		store_f32(dtype, data, dim, (float *) (record + 1), &lost);
-	else
+	memset(&lost, 0, sizeof(lost));
+	if (source->dtype != GA_F64)
 	{
-		ga_widen_f32(dtype, data, (float *) (record + 1), dim);
-		lost.stored = ga_sum_squares(dtype, data, dim);
+		ga_widen_f32(source->dtype, source->data, (float *) (record + 1), source->dim);
+		lost.stored[0] = ga_sum_squares(source->dtype, source->data, source->dim);
 	}
-	record->norm = (float) sqrt(lost.stored);
-	record->loss = loss_of(metric, &lost, dim, 0);
+	else if (largest(source) <= FLT_MAX)
+		store_f32(source, (float *) (record + 1), &lost);
+	else
+		return;
+	record->norm = (float) sqrt(add_lanes(lost.stored));
+	record->loss = loss_of(metric, &lost, source->dim, 0);
+}
+
+/* Whether the distance to every vector is NaN. */
+static bool
+is_nowhere(GaMetric metric, Source *source)
+{
+	double		squares;
+
+	if (source->dtype < GA_F32 || source->dtype > GA_F64)
+		return true;
+	if (metric != GA_METRIC_COSINE)
+		return has_nan(source);
+	squares = ga_sum_squares(source->dtype, source->data, source->dim);
+	return !(squares > 0 && squares <= DBL_MAX);
 }
 
 void
 ga_knn_encode(GaMetric metric, GaKnnStorage storage, int dtype, const void *data, size_t dim, GaKnnRow *record)
 {
-	bool		is_float = dtype >= GA_F32 && dtype <= GA_F64;
-	double		max = is_float ? largest(dtype, data, dim) : NAN;
-	bool		nan = isnan(max);
+	Source		source;
 
-	if (is_float && metric == GA_METRIC_COSINE)
-	{
-		double		squares = ga_sum_squares(dtype, data, dim);
-
-		nan = !(squares > 0 && squares <= DBL_MAX);
-	}
+	source.dtype = dtype;
+	source.data = data;
+	source.dim = dim;
 
 	/* Until something is known. */
 	memset((char *) record + sizeof(record->tid), 0, ga_knn_record_bytes(storage, dim) - sizeof(record->tid));
-	record->flags = (uint16_t) ((nan ? GA_KNN_NAN : 0) | (dtype == GA_F64 ? GA_KNN_WIDE : 0));
+	record->flags = dtype == GA_F64 ? GA_KNN_WIDE : 0;
 	record->loss = HUGE_VALF;
-	if (nan)
-		return;
 
-	if (storage == GA_KNN_F16)
-		encode_f16(metric, dtype, data, dim, max, record);
+	if (is_nowhere(metric, &source))
+		record->flags |= GA_KNN_NAN;
+	else if (storage == GA_KNN_F16)
+		encode_f16(metric, &source, record);
 	else
-		encode_f32(metric, dtype, data, dim, max, record);
+		encode_f32(metric, &source, record);
 }

@@ -19,8 +19,7 @@
 
 /* Exponents of F16 rows, as flags hold them: the largest element has exponent 15 where this range lets it. */
 #define GA_KNN_EXPONENT_SHIFT 8
-#define GA_KNN_EXPONENT_BIAS 140
-#define GA_KNN_EXPONENT_MAX 115
+#define GA_KNN_EXPONENT_BIAS 126
 
 static inline int
 ga_knn_exponent(const GaKnnRow *row)
@@ -43,9 +42,29 @@ typedef enum GaKnnSum
  */
 typedef double (*GaKnnKernel) (const uint16_t *row, const float *query, float ratio, size_t n);
 
+/* How a row's elements become F16: x * factor (cosine: 1 / norm), over unit = 2^exponent; up = 1 / unit. */
+typedef struct GaKnnScale
+{
+	double		factor;
+	double		unit;
+	float		up;
+} GaKnnScale;
+
+/* Sums over a row's elements, in lanes. */
+typedef struct GaKnnLost
+{
+	double		squares[GA_LANES];	/* of what storing lost */
+	double		sum[GA_LANES];		/* its magnitudes */
+	double		stored[GA_LANES];	/* squares of what is stored */
+} GaKnnLost;
+
 typedef struct GaKnnKernels
 {
 	GaKnnKernel sum[3];			/* by GaKnnSum */
+
+	/* Of elements widened to F64, none NaN, padded with zeros to a multiple of GA_LANES: */
+	double		(*largest) (const double *x, size_t n);
+	void		(*store_half) (const double *x, size_t n, const GaKnnScale *scale, uint16_t *out, GaKnnLost *lost);
 } GaKnnKernels;
 
 extern const GaKnnKernels ga_knn_kernels_portable;

@@ -10,9 +10,11 @@
 #define WIDTH 1
 #define VECTORS 16
 #define SEGMENT 128
+#define DOUBLES 1
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_portable
 
 typedef float Vec;
+typedef double Wide;
 
 static GA_FORCE_INLINE Vec
 vec_zero(void)
@@ -80,4 +82,60 @@ vec_reduce(const Vec *acc)
 	return lane[0];
 }
 
+static GA_FORCE_INLINE Wide
+wide_set(double x)
+{
+	return x;
+}
+
+static GA_FORCE_INLINE Wide
+wide_load(const double *p)
+{
+	return *p;
+}
+
+static GA_FORCE_INLINE void
+wide_save(double *p, Wide x)
+{
+	*p = x;
+}
+
+static GA_FORCE_INLINE Wide
+wide_add(Wide x, Wide y)
+{
+	return x + y;
+}
+
+static GA_FORCE_INLINE Wide
+wide_sub(Wide x, Wide y)
+{
+	return x - y;
+}
+
+static GA_FORCE_INLINE Wide
+wide_mul(Wide x, Wide y)
+{
+	return x * y;
+}
+
+static GA_FORCE_INLINE Wide
+wide_abs(Wide x)
+{
+	return fabs(x);
+}
+
+static GA_FORCE_INLINE Wide
+wide_max(Wide x, Wide y)
+{
+	return x > y ? x : y;
+}
+
+static GA_FORCE_INLINE Wide
+wide_to_half(Wide x, float up, uint16_t *out)
+{
+	*out = ga_float_to_half((float) x * up);
+	return ga_widen_half(*out);
+}
+
+#include "knn_store.h"
 #include "knn_kernels.h"
