@@ -15,7 +15,7 @@
 extern void ga_region_path(char *path, size_t size, uint64 region, const char *suffix);
 
 /* Reports by errno why such a file could not be opened: 55000 when it is gone, since any session may remove a region that nobody holds. */
-extern void ga_region_open_failed(const char *path) pg_attribute_noreturn();
+pg_noreturn extern void ga_region_open_failed(const char *path);
 
 /* The file with its control page and `nbytes` of data, which may be none, with their memory if asked; bytes that it has or will have. */
 extern uint64 ga_region_file_create(uint64 region, uint64 data_bytes, uint64 nbytes, bool allocate);
