@@ -12,6 +12,7 @@
 #include "device/device.h"
 #include "device/mapping.h"
 #include "device/region.h"
+#include "index/gpuknn.h"
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "math/shuffle.h"
@@ -33,6 +34,7 @@ _PG_init(void)
 	ga_fingerprint_init();
 	ga_shuffle_init();
 	ga_guc_init();
+	ga_gpuknn_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

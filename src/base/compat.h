@@ -119,4 +119,13 @@
 #define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), (nkeys), 0)
 #endif
 
+/* 18 counts what is disabled apart from costs, and asks vacuum whether it analyzes. */
+#if PG_VERSION_NUM >= 180000
+#define ga_disable_path(path) ((path)->disabled_nodes = 2)
+#define ga_vacuum_delay_point() vacuum_delay_point(false)
+#else
+#define ga_disable_path(path) ((void) 0)
+#define ga_vacuum_delay_point() vacuum_delay_point()
+#endif
+
 #endif							/* GA_COMPAT_H */

@@ -1,0 +1,47 @@
+/*
+ * gpuknn_cost.c
+ *		What a scan costs: a pass over all pages before the first row.
+ *
+ * Vectors of some hundred dimensions are toasted, and the planner charges a
+ * sequential scan nothing for the pages of the TOAST table. A pass that paid for
+ * all pages of the index would lose against a scan that reads more. So it pays
+ * for no more pages than the table has, and per row a fraction of the operator,
+ * which is what streaming a row costs against fetching, detoasting and calling.
+ * Rows that are fetched and checked are charged by the planner as for any index.
+ */
+#include "base/compat.h"
+
+#include "index/gpuknn.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "utils/float.h"
+#include "utils/spccache.h"
+
+/* Elements that are streamed in the time of cpu_operator_cost. */
+#define ELEMENTS_PER_OPERATOR 1024
+
+void
+gpuknn_cost_estimate(struct PlannerInfo *root, struct IndexPath *path, double loop_count,
+					 Cost *startup_cost, Cost *total_cost, Selectivity *selectivity, double *correlation, double *pages)
+{
+	IndexOptInfo *index = path->indexinfo;
+	double		page_cost;
+	double		rows = index->tuples;
+	double		charged = Min(index->pages, Max(index->rel->pages, 2));
+
+	*selectivity = 1;
+	*correlation = 0;
+	*pages = index->pages;
+	if (path->indexorderbys == NIL)
+	{
+		/* Without an order it has nothing to give. */
+		*startup_cost = *total_cost = get_float8_infinity();
+		ga_disable_path(&path->path);
+		return;
+	}
+	get_tablespace_page_costs(index->reltablespace, NULL, &page_cost);
+	*startup_cost = charged * page_cost +
+		cpu_operator_cost * (rows + (double) index->pages * BLCKSZ / 2 / ELEMENTS_PER_OPERATOR);
+	*total_cost = *startup_cost + rows * cpu_index_tuple_cost;
+}

@@ -1,0 +1,98 @@
+/*
+ * gpuknn_pages.c
+ *		Pages of a gpuknn index (gpuknn.h has their layout and rules).
+ */
+#include "base/compat.h"
+
+#include "index/gpuknn.h"
+#include "utils/memutils.h"
+
+void
+gpuknn_init_page(Page page, bool is_meta)
+{
+	GpuknnOpaque *opaque;
+
+	PageInit(page, BLCKSZ, sizeof(GpuknnOpaque));
+	opaque = (GpuknnOpaque *) PageGetSpecialPointer(page);
+	opaque->is_meta = is_meta;
+	opaque->page_id = GPUKNN_PAGE_ID;
+
+	/* No hole: WAL keeps all bytes. */
+	((PageHeader) page)->pd_lower = ((PageHeader) page)->pd_upper;
+}
+
+void
+gpuknn_init_meta(Page page, const GpuknnShape *shape)
+{
+	GpuknnMeta *meta = gpuknn_meta(page);
+
+	gpuknn_init_page(page, true);
+	meta->magic = GPUKNN_MAGIC;
+	meta->version = GPUKNN_VERSION;
+	meta->storage = shape->storage;
+	meta->metric = shape->metric;
+	meta->dim = shape->dim;
+	meta->record_bytes = shape->record_bytes;
+	meta->free_head = meta->tids_head = GPUKNN_NONE;
+	meta->generation = 1;
+}
+
+StaticAssertDecl(sizeof(GpuknnMeta) <= GPUKNN_PAGE_BYTES, "the meta page is too small");
+
+Buffer
+gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy strategy)
+{
+	Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+	Page		page = BufferGetPage(buffer);
+	const GpuknnOpaque *opaque;
+
+	LockBuffer(buffer, lock);
+	opaque = (const GpuknnOpaque *) PageGetSpecialPointer(page);
+	if (PageIsNew(page) || PageGetSpecialSize(page) != MAXALIGN(sizeof(GpuknnOpaque)) || opaque->page_id != GPUKNN_PAGE_ID ||
+		opaque->is_meta != (block == GPUKNN_META_BLOCK))
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("block %u of index \"%s\" is not a page of it", block, RelationGetRelationName(index)),
+				 errhint("Rebuild the index with REINDEX.")));
+	if (block == GPUKNN_META_BLOCK && (gpuknn_meta(page)->magic != GPUKNN_MAGIC || gpuknn_meta(page)->version != GPUKNN_VERSION))
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" has version %u of the format, where this library knows %u",
+						RelationGetRelationName(index), gpuknn_meta(page)->version, GPUKNN_VERSION),
+				 errhint("Rebuild the index with REINDEX.")));
+	return buffer;
+}
+
+GpuknnShape
+gpuknn_shape(Relation index)
+{
+	if (index->rd_amcache == NULL)
+	{
+		GpuknnMeta	meta;
+		GpuknnShape *shape;
+
+		gpuknn_read_meta(index, &meta);
+		shape = MemoryContextAlloc(index->rd_indexcxt, sizeof(*shape));
+		shape->storage = meta.storage;
+		shape->metric = meta.metric;
+		shape->dim = meta.dim;
+		shape->record_bytes = meta.record_bytes;
+		index->rd_amcache = shape;
+	}
+	return *(GpuknnShape *) index->rd_amcache;
+}
+
+void
+gpuknn_read_meta(Relation index, GpuknnMeta *meta)
+{
+	Buffer		buffer = gpuknn_buffer(index, GPUKNN_META_BLOCK, BUFFER_LOCK_SHARE, NULL);
+
+	memcpy(meta, gpuknn_meta(BufferGetPage(buffer)), offsetof(GpuknnMeta, changed));
+	UnlockReleaseBuffer(buffer);
+}
+
+void
+gpuknn_note_change(GpuknnMeta *meta, uint64 slot)
+{
+	meta->changed[meta->changes++ % GPUKNN_RING] = slot;
+}

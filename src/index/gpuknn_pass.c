@@ -1,0 +1,154 @@
+/*
+ * gpuknn_pass.c
+ *		Passes of a scan over the pages. Only one page is locked at a time, but
+ *		for slots of tids: a slot that is freed and used again while its pages are
+ *		read one by one could show elements of a vector as tids, so the first page
+ *		stays locked, which keeps the slot what it is.
+ */
+#include "base/compat.h"
+
+#include "index/gpuknn_scan.h"
+#include "miscadmin.h"
+
+/* Strategy of a pass: an index that takes more than a quarter of the buffers goes through a few of them. */
+static BufferAccessStrategy
+pass_strategy(Relation index, BlockNumber blocks)
+{
+	return blocks > NBuffers / 4 ? GetAccessStrategy(BAS_BULKREAD) : NULL;
+}
+
+/* Offers n records. Most are too far away, so what they are is looked at last. */
+static inline void
+offer(GpuknnScan *scan, const char *records, int n)
+{
+	size_t		stride = scan->shape.record_bytes;
+
+	ga_knn_bounds(scan->query, records, stride, n, scan->bounds, scan->exact);
+	for (int i = 0; i < n; i++)
+	{
+		const GaKnnRow *row;
+
+		if (scan->bounds[i] > scan->top.threshold)
+			continue;
+		row = (const GaKnnRow *) (records + i * stride);
+		if ((row->flags & GA_KNN_INDEX_FLAGS) == 0)
+			ga_knn_top_push(&scan->top, scan->bounds[i], gpuknn_get48(row->tid), scan->exact[i]);
+	}
+}
+
+void
+gpuknn_pass(Relation index, GpuknnScan *scan)
+{
+	size_t		record_bytes = scan->shape.record_bytes;
+	BlockNumber end = gpuknn_end_block(record_bytes, scan->length);
+	BufferAccessStrategy strategy = pass_strategy(index, end);
+	uint64		slot = 0;
+	size_t		assembled = 0;	/* bytes there of a record that began on a page before */
+
+	for (BlockNumber block = 1; block < end; block++)
+	{
+		Buffer		buffer;
+		const char *bytes;
+		size_t		at = 0;
+		uint64		n;
+
+		CHECK_FOR_INTERRUPTS();
+		buffer = gpuknn_buffer(index, block, BUFFER_LOCK_SHARE, strategy);
+		bytes = gpuknn_bytes(BufferGetPage(buffer));
+		if (assembled > 0)
+		{
+			at = Min(record_bytes - assembled, GPUKNN_PAGE_BYTES);
+			memcpy(scan->assembled + assembled, bytes, at);
+			assembled += at;
+			if (assembled == record_bytes)
+			{
+				offer(scan, scan->assembled, 1);
+				assembled = 0;
+				slot++;
+			}
+		}
+		n = Min((GPUKNN_PAGE_BYTES - at) / record_bytes, scan->length - slot);
+		if (n > 0)
+		{
+			offer(scan, bytes + at, (int) n);
+			at += n * record_bytes;
+			slot += n;
+		}
+		if (at < GPUKNN_PAGE_BYTES && slot < scan->length && assembled == 0)
+		{
+			assembled = GPUKNN_PAGE_BYTES - at;
+			memcpy(scan->assembled, bytes + at, assembled);
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+	if (strategy != NULL)
+		FreeAccessStrategy(strategy);
+}
+
+static void
+add_tid(GpuknnScan *scan, uint64 tid)
+{
+	if (scan->ntids == scan->capacity)
+	{
+		scan->capacity *= 2;
+		scan->tids = repalloc(scan->tids, sizeof(ItemPointerData) * scan->capacity);
+	}
+	gpuknn_unpack_tid(tid, &scan->tids[scan->ntids++]);
+}
+
+/* The tids of a slot of them, whose first page is locked. */
+static void
+add_tids(Relation index, GpuknnScan *scan, uint64 slot, Page first_page, BlockNumber first)
+{
+	size_t		record_bytes = scan->shape.record_bytes;
+	size_t		words = record_bytes / 8;
+
+	for (size_t i = GPUKNN_TIDS_WORD; i < words;)
+	{
+		BlockNumber block = gpuknn_block(record_bytes, slot, i * 8);
+		Buffer		buffer = block == first ? InvalidBuffer : gpuknn_buffer(index, block, BUFFER_LOCK_SHARE, NULL);
+		const char *bytes = gpuknn_bytes(block == first ? first_page : BufferGetPage(buffer));
+
+		for (; i < words && gpuknn_block(record_bytes, slot, i * 8) == block; i++)
+		{
+			uint64		tid = *(const uint64 *) (bytes + gpuknn_offset(record_bytes, slot, i * 8));
+
+			if (tid != 0)
+				add_tid(scan, tid);
+		}
+		if (BufferIsValid(buffer))
+			UnlockReleaseBuffer(buffer);
+	}
+}
+
+bool
+gpuknn_drain(Relation index, GpuknnScan *scan)
+{
+	size_t		record_bytes = scan->shape.record_bytes;
+	BlockNumber block = scan->block;
+	uint64		slot = gpuknn_first_slot(record_bytes, block);
+	uint64		end = Min(gpuknn_first_slot(record_bytes, block + 1), scan->length);
+	Buffer		buffer;
+	Page		page;
+
+	CHECK_FOR_INTERRUPTS();
+	scan->ntids = scan->next_tid = 0;
+	if (block >= gpuknn_end_block(record_bytes, scan->length))
+		return false;
+	scan->block++;
+	if (slot >= end)
+		return true;
+	buffer = gpuknn_buffer(index, block, BUFFER_LOCK_SHARE, NULL);
+	page = BufferGetPage(buffer);
+	for (; slot < end; slot++)
+	{
+		const GaKnnRow *row = (const GaKnnRow *) (gpuknn_bytes(page) + gpuknn_offset(record_bytes, slot, 0));
+
+		if (row->flags & GPUKNN_TIDS)
+			add_tids(index, scan, slot, page, block);
+		else if (scan->all && !(row->flags & GPUKNN_FREE))
+			add_tid(scan, gpuknn_get48(row->tid));
+	}
+	UnlockReleaseBuffer(buffer);
+	return true;
+}
