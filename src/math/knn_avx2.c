@@ -12,6 +12,7 @@
 #define WIDTH 8
 #define VECTORS 8
 #define SEGMENT 1024
+#define TILE_PART 3
 #define DOUBLES 4
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_avx2
 
@@ -144,6 +145,52 @@ wide_to_half(Wide x, float up, uint16_t *out)
 }
 
 #include "knn_store.h"
+
+static GA_FORCE_INLINE TARGET Wide
+wide_sqrt(Wide x)
+{
+	return _mm256_sqrt_pd(x);
+}
+
+static GA_FORCE_INLINE TARGET Wide
+wide_min(Wide x, Wide y)
+{
+	return _mm256_min_pd(x, y);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_load_some(const float *p, size_t n)
+{
+	float		some[WIDTH] = {0};
+
+	memcpy(some, p, n * sizeof(*p));
+	return vec_load(some);
+}
+
+/* Writes the sums of four vectors, each folded to four floats. */
+static GA_FORCE_INLINE TARGET void
+add_quads(__m128 a, __m128 b, __m128 c, __m128 d, double *sums)
+{
+	__m128		ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+	__m128		cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+	__m128		all = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+
+	_mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), _mm256_cvtps_pd(all)));
+}
+
+static GA_FORCE_INLINE TARGET __m128
+fold(Vec x)
+{
+	return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+}
+
+static GA_FORCE_INLINE TARGET void
+vec_reduce_rows(const Vec *acc, double *sums)
+{
+	add_quads(fold(acc[0]), fold(acc[1]), fold(acc[2]), fold(acc[3]), sums);
+}
+
+#include "knn_tile.h"
 #include "knn_kernels.h"
 
 #endif							/* GA_X86_KERNELS */

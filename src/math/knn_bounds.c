@@ -158,6 +158,7 @@ fill_values(GaKnnQuery *query, float *values)
 	if (query->dtype == GA_F64)
 		query->loss += 0x1p-500 * factor;	/* squares, or the quotient, may have underflowed */
 	query->norm = sqrt(squares) * up * factor + query->loss;
+	query->square = squares / up * factor * factor * (1 - 0x1p-46);
 }
 
 /* The errors of kernel and operator: steps 1 and 3 above. */
@@ -170,12 +171,15 @@ fill_errors(GaKnnQuery *query)
 	bool		in_f32 = query->sums == GA_KNN_SUMS_F32;
 	double		operator_sum = in_f32 ? gamma_of(n + 4, 0x1p-24) : canonical;
 	double		quotient = query->metric == GA_METRIC_COSINE ? 3 : 1;
+	double		tile = gamma_of(GA_KNN_TILE_ROUNDINGS + 3, 0x1p-24);
 
 	kernel += n * 0x1p-48 + 0x1p-48;
 	query->sum_factor = 1 - kernel;
 	query->value_factor = 1 - (in_f32 ? operator_sum : 0x1p-24) - canonical - 0x1p-48;
 	query->value_tiny = in_f32 ? sqrt(n) * 0x1p-74 : n * 0x1p-530;
 	query->slack = (query->storage == GA_KNN_F16 ? kernel : quotient * canonical) + quotient * operator_sum + 0x1p-48;
+	query->tile_error = tile + n * 0x1p-48 + 0x1p-48;
+	query->tile_slack = query->tile_error + quotient * operator_sum + 0x1p-48;
 }
 
 void
@@ -271,12 +275,6 @@ bound_product(const GaKnnQuery *query, const GaKnnRow *row, double product)
 	return -product - off * GA_KNN_UP - (double) query->dim * 0x1p-1060;
 }
 
-static bool
-in_f32_range(double norm)
-{
-	return norm >= 0x1p-40 && norm <= 0x1p60;
-}
-
 /* Steps 2 and 3 for cosine, from h p as computed; loss: of the row's direction. */
 static double
 bound_cosine(const GaKnnQuery *query, const GaKnnRow *row, double product, double loss)
@@ -284,7 +282,7 @@ bound_cosine(const GaKnnQuery *query, const GaKnnRow *row, double product, doubl
 	double		off = loss * query->norm + query->loss + (1 + loss) * query->slack * query->norm;
 	double		bound = 1 - product - off * GA_KNN_UP - 0x1p-48;
 
-	if (query->sums == GA_KNN_SUMS_F32 && !(in_f32_range(row->norm) && in_f32_range(query->length)))
+	if (query->sums == GA_KNN_SUMS_F32 && !(ga_knn_norm_in_range(row->norm) && ga_knn_norm_in_range(query->length)))
 		return 0;
 	return bound < 2 ? bound : 2;
 }
@@ -366,8 +364,8 @@ bound_f32(const GaKnnQuery *query, const GaKnnRow *row, double value)
 
 /* ----- all ----- */
 
-static double
-bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact)
+double
+ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact)
 {
 	double		least = least_value(query->metric);
 	double		bound;
@@ -395,7 +393,7 @@ ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n
 		const GaKnnRow *row = (const GaKnnRow *) ((const char *) records + (size_t) i * stride);
 		bool		row_exact;
 
-		bounds[i] = bound_row(query, row, &row_exact);
+		bounds[i] = ga_knn_bound_row(query, row, &row_exact);
 		if (exact != NULL)
 			exact[i] = row_exact;
 	}

@@ -8,13 +8,14 @@
 #include "distance_impl.h"
 #include "knn.h"
 
-/* Elements that a kernel adds in F32; sums of segments are added in F64. */
-#define GA_KNN_SEGMENT 1024
-
 /* Queries have zeros up to a multiple of this: the widest step of a kernel. */
 #define GA_KNN_PAD 64
 
-/* What an F32 sum of a kernel rounds at most, from an element's product to the end: in lanes, then among lanes. */
+/*
+ * What an F32 sum of a kernel rounds at most, from an element's product to the
+ * end: in lanes, then among lanes. Longer vectors go by segments, whose sums are
+ * added in F64.
+ */
 #define GA_KNN_ROUNDINGS 32
 
 /* Exponents of F16 rows, as flags hold them: the largest element has exponent 15 where this range lets it. */
@@ -58,9 +59,54 @@ typedef struct GaKnnLost
 	double		stored[GA_LANES];	/* squares of what is stored */
 } GaKnnLost;
 
+/* Rows and queries whose products are computed together; rows whose bounds are. */
+#define GA_KNN_TILE_ROWS 4
+#define GA_KNN_TILE_QUERIES 6
+#define GA_KNN_TERMS 64
+
+/* As GA_KNN_ROUNDINGS, for a tile: its lanes are WIDTH, not WIDTH * VECTORS. */
+#define GA_KNN_TILE_ROUNDINGS 140
+
+/* What bounds take from the rows, in the units of knn_bounds.c. */
+typedef struct GaKnnTerms
+{
+	double		scale[GA_KNN_TERMS];	/* of the kernel's product */
+	double		loss[GA_KNN_TERMS];
+	double		length[GA_KNN_TERMS];	/* at least |x| and |h| */
+	double		square[GA_KNN_TERMS];	/* at most |h|^2 */
+} GaKnnTerms;
+
+/*
+ * What they take from the query. With p the kernel's product and s the scale:
+ *		a = start - product s p - length row.length - scale s;
+ *		root: a = sqrt(a + row.square, or 0) factor;
+ *		bound = a - loss row.loss - rest, within least .. most
+ */
+typedef struct GaKnnFinish
+{
+	bool		root;
+	double		start;
+	double		product;
+	double		length;
+	double		scale;
+	double		factor;
+	double		loss;
+	double		rest;
+	double		least;
+	double		most;
+} GaKnnFinish;
+
+/* Products of GA_KNN_TILE_ROWS rows of F16 or F32 and GA_KNN_TILE_QUERIES queries padded with zeros. */
+typedef void (*GaKnnTile) (const void *const *rows, const float *const *queries, size_t n,
+						   double (*sums)[GA_KNN_TILE_ROWS]);
+
 typedef struct GaKnnKernels
 {
 	GaKnnKernel sum[3];			/* by GaKnnSum */
+	GaKnnTile	tile[2];		/* by GaKnnStorage */
+
+	/* Of GA_KNN_TERMS products makes bounds. */
+	void		(*finish) (const GaKnnTerms *terms, const GaKnnFinish *how, double *bounds);
 
 	/* Of elements widened to F64, none NaN, padded with zeros to a multiple of GA_LANES: */
 	double		(*largest) (const double *x, size_t n);
@@ -100,11 +146,24 @@ struct GaKnnQuery
 	double		norm;			/* at least the L2 norm of the query (cosine: of its direction) and of values * unit */
 	double		length;			/* L2 norm of the original query, for cosine */
 	double		loss;			/* at least the norm (L1: L1 norm) of query - values * unit */
+	double		square;			/* at most the square of |values * unit| */
 	double		sum_factor;		/* at most true root or sum over computed one */
 	double		value_factor;	/* at most operator's value over true distance */
 	double		value_tiny;		/* what underflow may take from the operator's value beyond that */
 	double		slack;			/* IP, cosine: at least the error of kernel and operator over the product of norms */
+	double		tile_slack;		/* the same of a tile and the operator */
+	double		tile_error;		/* of a tile alone */
 };
+
+/* What rows and queries need to have for F32 products that neither overflow nor lose all to underflow. */
+static inline bool
+ga_knn_norm_in_range(double norm)
+{
+	return norm >= 0x1p-40 && norm <= 0x1p60;
+}
+
+/* The bound of one row, or its exact value. */
+extern double ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact);
 
 /* A little more than a sum of a few F64 operations on positive numbers that should round up. */
 #define GA_KNN_UP (1.0 + 0x1p-48)

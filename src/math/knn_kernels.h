@@ -12,7 +12,7 @@
  *		vec_fms (x * y - z), vec_fma (x * y + z), vec_abs, vec_add
  *		vec_reduce		the sum of VECTORS vectors, pairwise
  *		KERNEL_TABLE	the declaration of the table it gets
- * and has included knn_store.h.
+ * and has included knn_store.h and knn_tile.h.
  *
  * An element's term takes part in SEGMENT / WIDTH / VECTORS sums in its lane,
  * in up to VECTORS more of a rest, and in as many as a tree over WIDTH * VECTORS
@@ -84,6 +84,8 @@ DEFINE_SUM(DOT)
 
 KERNEL_TABLE = {
 	.sum = {[GA_KNN_SUM_L2] = sum_L2, [GA_KNN_SUM_L1] = sum_L1, [GA_KNN_SUM_DOT] = sum_DOT},
+	.tile = {[GA_KNN_F32] = tile_single, [GA_KNN_F16] = tile_half},
+	.finish = finish,
 	.largest = largest,
 	.store_half = store_half,
 };

@@ -10,6 +10,7 @@
 #define WIDTH 1
 #define VECTORS 16
 #define SEGMENT 128
+#define TILE_PART 1
 #define DOUBLES 1
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_portable
 
@@ -138,4 +139,31 @@ wide_to_half(Wide x, float up, uint16_t *out)
 }
 
 #include "knn_store.h"
+
+static GA_FORCE_INLINE Wide
+wide_sqrt(Wide x)
+{
+	return sqrt(x);
+}
+
+static GA_FORCE_INLINE Wide
+wide_min(Wide x, Wide y)
+{
+	return x < y ? x : y;
+}
+
+static GA_FORCE_INLINE Vec
+vec_load_some(const float *p, size_t n)
+{
+	return n > 0 ? *p : 0.0f;
+}
+
+static GA_FORCE_INLINE void
+vec_reduce_rows(const Vec *acc, double *sums)
+{
+	for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+		sums[r] += acc[r];
+}
+
+#include "knn_tile.h"
 #include "knn_kernels.h"

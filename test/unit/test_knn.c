@@ -195,6 +195,108 @@ test_bounds(const char *isa)
 	}
 }
 
+/* Rows of all looks against queries of most: batches of every size around those of tiles. */
+static bool
+check_batch(GaMetric metric, GaKnnStorage storage, GaKnnSums sums, int nq, int rows, size_t n)
+{
+	size_t		stride = ga_knn_record_bytes(storage, n) + next_random() % 3 * 8;
+	char	   *records = calloc(rows + 1, stride);
+	char	   *row_data = calloc(rows + 1, n * 8 + 8);
+	char	   *query_data = calloc(nq, n * 8 + 8);
+	int		   *row_dtype = calloc(rows + 1, sizeof(int));
+	GaKnnQuery **queries = calloc(nq, sizeof(*queries));
+	double	   *bounds = calloc((size_t) nq * rows + 1, sizeof(double));
+	bool		good = true;
+
+	for (int q = 0; q < nq; q++)
+	{
+		int			dtype = q % 5 == 4 ? GA_F64 : GA_F32;
+
+		fill(dtype, query_data + q * (n * 8 + 8), n, q % 7 == 6 ? (Look) (next_random() % LOOK_COUNT) : LOOK_GAUSS, dtype,
+			 query_data + q * (n * 8 + 8));
+		queries[q] = malloc(ga_knn_query_bytes(dtype, n));
+		ga_knn_prepare(queries[q], metric, storage, sums, dtype, query_data + q * (n * 8 + 8), n);
+	}
+	for (int i = 0; i < rows; i++)
+	{
+		row_dtype[i] = GA_F32 + (int) (next_random() % 4);
+		fill(row_dtype[i], row_data + i * (n * 8 + 8), n, (Look) (next_random() % LOOK_COUNT), GA_F32, query_data);
+		ga_knn_encode(metric, storage, row_dtype[i], row_data + i * (n * 8 + 8), n, (GaKnnRow *) (records + i * stride));
+	}
+	ga_knn_bounds_batch((const GaKnnQuery *const *) queries, nq, records, stride, rows, bounds);
+	for (int q = 0; q < nq; q++)
+		for (int i = 0; i < rows; i++)
+		{
+			double		value = operator_value(metric, row_dtype[i], row_data + i * (n * 8 + 8), q % 5 == 4 ? GA_F64 : GA_F32,
+											   query_data + q * (n * 8 + 8), n);
+
+			good &= check_bound(storage ? "batch F16" : "batch F32", metric, bounds[(size_t) q * rows + i],
+								isnan(bounds[(size_t) q * rows + i]), value, n);
+		}
+	for (int q = 0; q < nq; q++)
+		free(queries[q]);
+	free(records);
+	free(row_data);
+	free(query_data);
+	free(row_dtype);
+	free(queries);
+	free(bounds);
+	return good;
+}
+
+static void
+test_batches(const char *isa)
+{
+	static const size_t lengths[] = {1, 7, 8, 15, 16, 17, 31, 33, 64, 100, 384, 1024, 1040, 2100};
+	char		name[80];
+	bool		good = true;
+
+	for (int metric = GA_METRIC_L2; metric <= GA_METRIC_L1; metric++)
+		for (int storage = GA_KNN_F32; storage <= GA_KNN_F16; storage++)
+			for (size_t i = 0; i < LENGTH(lengths); i++)
+				for (int rows = 0; rows < 140; rows += 1 + (int) (next_random() % 60))
+					good &= check_batch(metric, storage, next_random() % 2, 1 + (int) (next_random() % 14), rows, lengths[i]);
+	snprintf(name, sizeof(name), "%s: no bound of a batch above the value", isa);
+	result(good, name);
+}
+
+/* A row of any dtype and look has the same bytes whatever the instruction set. */
+static void
+test_encoding(void)
+{
+	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	bool		good = true;
+
+	for (int i = 0; i < 4000; i++)
+	{
+		GaMetric	metric = next_random() % 4;
+		GaKnnStorage storage = next_random() % 2;
+		int			dtype = GA_F32 + (int) (next_random() % 4);
+		size_t		n = next_random() % (i % 50 == 0 ? 3000 : 100);
+		size_t		size = ga_knn_record_bytes(storage, n);
+		char	   *data = calloc(n + 1, 8);
+		char	   *expected = calloc(1, size);
+		char	   *record = calloc(1, size);
+
+		fill(dtype, data, n, (Look) (next_random() % LOOK_COUNT), dtype, data);
+		ga_math_force_isa("portable");
+		ga_knn_encode(metric, storage, dtype, data, n, (GaKnnRow *) expected);
+		for (size_t j = 0; j < LENGTH(isas); j++)
+		{
+			if (!ga_math_force_isa(isas[j]))
+				continue;
+			memset(record + 8, 0xa5, size - 8);
+			ga_knn_encode(metric, storage, dtype, data, n, (GaKnnRow *) record);
+			if (memcmp(record, expected, size) != 0)
+				good = differ("%s: %s n=%d", isas[j], metric_names[metric], (int) n);
+		}
+		free(data);
+		free(expected);
+		free(record);
+	}
+	result(good, "a record has the same bytes on every machine");
+}
+
 static int
 compare_pairs(const void *a, const void *b)
 {
@@ -269,6 +371,8 @@ main(void)
 	fill_format(&bfloat);
 
 	test_top();
+	test_encoding();
 	for_each_isa(test_bounds);
+	for_each_isa(test_batches);
 	return finish();
 }

@@ -1,0 +1,217 @@
+/*
+ * knn_batch.c
+ *		Bounds of many queries at a time: products in tiles of queries by rows.
+ *
+ * A row that is loaded serves all queries of a tile, so that arithmetic and not
+ * memory is the limit. The squared distance of L2 is |h|^2 + |p|^2 - 2 h p
+ * (notation and steps as in knn_bounds.c), of which each summand is bounded from
+ * below; that loses more than summing squared differences, in relation to the
+ * distance: about 2^-17 |h| |p| of its square, which matters only between
+ * vectors nearer to each other than a hundredth of their norm. L1 has no such
+ * form and goes row by row, as do rows and queries of extreme norm.
+ */
+#include "knn_impl.h"
+
+#include <math.h>
+
+/* Rows of which some are left to ga_knn_bound_row(). */
+typedef struct Chunk
+{
+	int			n;
+	const GaKnnRow *row[GA_KNN_TERMS];
+	bool		odd[GA_KNN_TERMS];
+	bool		any_odd;
+	GaKnnTerms	terms;
+} Chunk;
+
+/* What tiles serve. */
+static bool
+row_is_odd(const GaKnnRow *row)
+{
+	return (row->flags & GA_KNN_NAN) || !(row->loss <= 0x1p60f) || !ga_knn_norm_in_range(row->norm);
+}
+
+static bool
+query_is_odd(const GaKnnQuery *query)
+{
+	return query->metric == GA_METRIC_L1 || query->reach != GA_KNN_ORDINARY || !ga_knn_norm_in_range(query->norm) ||
+		(query->metric == GA_METRIC_COSINE && query->sums == GA_KNN_SUMS_F32 && !ga_knn_norm_in_range(query->length));
+}
+
+/*
+ * norm is within half a unit of F32 of |h| or, for cosine, |x|. The direction of
+ * an F32 row is the row over its norm as stored, which is off by 2^-23 of it at
+ * most; its loss as in knn_bounds.c.
+ */
+static void
+fill_term(Chunk *chunk, int i, GaMetric metric, GaKnnStorage storage)
+{
+	const GaKnnRow *row = chunk->row[i];
+	GaKnnTerms *terms = &chunk->terms;
+	double		low = row->norm * (1 - 0x1p-23);
+
+	terms->scale[i] = storage == GA_KNN_F16 ? ldexp(1.0, ga_knn_exponent(row)) : 1.0;
+	terms->loss[i] = row->loss;
+	terms->length[i] = row->norm * (1 + 0x1p-22) + (metric == GA_METRIC_IP ? row->loss : 0);
+	terms->square[i] = low * low * (1 - 0x1p-46);
+	if (metric != GA_METRIC_COSINE)
+		return;
+	if (storage == GA_KNN_F32)
+	{
+		terms->scale[i] = 1.0 / row->norm;
+		terms->loss[i] = 2.0 * row->loss / low * GA_KNN_UP + 0x1p-22;
+	}
+	terms->length[i] = 1 + terms->loss[i];
+}
+
+static void
+fill_chunk(Chunk *chunk, const GaKnnQuery *query, const char *records, size_t stride, int n)
+{
+	chunk->n = n;
+	chunk->any_odd = false;
+	memset(&chunk->terms, 0, sizeof(chunk->terms));
+	for (int i = 0; i < GA_KNN_TERMS; i++)
+	{
+		chunk->row[i] = (const GaKnnRow *) (records + (size_t) (i < n ? i : 0) * stride);
+		chunk->odd[i] = row_is_odd(chunk->row[i]);
+		chunk->any_odd |= chunk->odd[i];
+		if (i < n && !chunk->odd[i])
+			fill_term(chunk, i, query->metric, query->storage);
+	}
+}
+
+/* How products become bounds; see GaKnnFinish. */
+static GaKnnFinish
+how_to_finish(const GaKnnQuery *query)
+{
+	double		n = (double) query->dim;
+	GaKnnFinish how = {0};
+
+	how.product = query->unit;
+	how.scale = n * 0x1p-149 * query->unit;
+	how.most = HUGE_VAL;
+	switch (query->metric)
+	{
+		case GA_METRIC_L2:
+			how.root = true;
+			how.start = query->square;
+			how.product *= 2;
+			how.scale *= 2;
+			how.length = 2 * query->tile_error * query->norm * GA_KNN_UP;
+			how.factor = query->value_factor * (1 - 0x1p-48);
+			how.loss = GA_KNN_UP;
+			how.rest = query->loss * GA_KNN_UP + query->value_tiny;
+			break;
+		case GA_METRIC_COSINE:
+			how.start = 1 - 0x1p-48;
+			how.most = 2;
+			break;
+		case GA_METRIC_IP:
+			how.least = -HUGE_VAL;
+			how.start = query->sums == GA_KNN_SUMS_F32 ? -n * 0x1p-148 : 0;
+			how.rest = n * 0x1p-1060;
+			break;
+		case GA_METRIC_L1:
+			break;
+	}
+	if (!how.root)
+	{
+		how.length = (query->loss + query->tile_slack * query->norm) * GA_KNN_UP;
+		how.loss = query->norm * GA_KNN_UP;
+	}
+	return how;
+}
+
+/* Products of a chunk's rows and GA_KNN_TILE_QUERIES queries, of which the last may be repeated. */
+static void
+multiply(const Chunk *chunk, const GaKnnQuery *const *queries, double (*products)[GA_KNN_TERMS])
+{
+	GaKnnTile	tile = ga_knn_kernels->tile[queries[0]->storage];
+	const float *values[GA_KNN_TILE_QUERIES];
+
+	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+		values[q] = queries[q]->values;
+	for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
+	{
+		const void *rows[GA_KNN_TILE_ROWS];
+		double		sums[GA_KNN_TILE_QUERIES][GA_KNN_TILE_ROWS];
+
+		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+			rows[r] = chunk->row[i + r] + 1;
+		tile(rows, values, queries[0]->dim, sums);
+		for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+			memcpy(products[q] + i, sums[q], sizeof(sums[q]));
+	}
+}
+
+static void
+bound_odd(const GaKnnQuery *query, const Chunk *chunk, bool all, double *bounds)
+{
+	bool		exact;
+
+	for (int i = 0; i < chunk->n; i++)
+		if (all || chunk->odd[i])
+			bounds[i] = ga_knn_bound_row(query, chunk->row[i], &exact);
+}
+
+/* Up to GA_KNN_TILE_QUERIES queries, all of them for tiles. */
+static void
+bound_tile(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double *const *bounds)
+{
+	const GaKnnQuery *padded[GA_KNN_TILE_QUERIES];
+	double		products[GA_KNN_TILE_QUERIES][GA_KNN_TERMS] = {{0}};
+
+	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+		padded[q] = queries[q < nq ? q : nq - 1];
+	multiply(chunk, padded, products);
+	for (int q = 0; q < nq; q++)
+	{
+		GaKnnFinish how = how_to_finish(queries[q]);
+
+		ga_knn_kernels->finish(&chunk->terms, &how, products[q]);
+		memcpy(bounds[q], products[q], (size_t) chunk->n * sizeof(double));
+		if (chunk->any_odd)
+			bound_odd(queries[q], chunk, false, bounds[q]);
+	}
+}
+
+static void
+bound_chunk(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double *bounds, int n)
+{
+	const GaKnnQuery *some[GA_KNN_TILE_QUERIES];
+	double	   *to[GA_KNN_TILE_QUERIES];
+	int			count = 0;
+
+	for (int q = 0; q < nq; q++)
+	{
+		if (query_is_odd(queries[q]))
+		{
+			bound_odd(queries[q], chunk, true, bounds + (size_t) q * n);
+			continue;
+		}
+		some[count] = queries[q];
+		to[count++] = bounds + (size_t) q * n;
+		if (count == GA_KNN_TILE_QUERIES)
+		{
+			bound_tile(some, count, chunk, to);
+			count = 0;
+		}
+	}
+	if (count > 0)
+		bound_tile(some, count, chunk, to);
+}
+
+void
+ga_knn_bounds_batch(const GaKnnQuery *const *queries, int nq, const void *records, size_t stride, int n, double *bounds)
+{
+	if (nq == 0)
+		return;
+	for (int start = 0; start < n; start += GA_KNN_TERMS)
+	{
+		Chunk		chunk;
+
+		fill_chunk(&chunk, queries[0], (const char *) records + (size_t) start * stride, stride,
+				   n - start < GA_KNN_TERMS ? n - start : GA_KNN_TERMS);
+		bound_chunk(queries, nq, &chunk, bounds + start, n);
+	}
+}
