@@ -10,7 +10,7 @@
 #define WIDTH 1
 #define VECTORS 16
 #define SEGMENT 128
-#define TILE_PART 1
+#define TILE_PART 6
 #define DOUBLES 1
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_portable
 

@@ -162,7 +162,7 @@ test_bounds(const char *isa)
 {
 	static const char *const looks[LOOK_COUNT] = {
 		"independent", "near the query", "multiples of the query", "denormals", "huge", "of all magnitudes",
-		"each of its magnitude", "zeros", "infinite or NaN", "halfway between F16"
+		"each of a magnitude of its own", "zeros", "infinite or NaN", "halfway between F16"
 	};
 	static const size_t lengths[] = {127, 128, 129, 300, 384, 768, 1023, 1025, 2048, 4096};
 	char		name[120];
@@ -257,6 +257,176 @@ test_batches(const char *isa)
 				for (int rows = 0; rows < 140; rows += 1 + (int) (next_random() % 60))
 					good &= check_batch(metric, storage, next_random() % 2, 1 + (int) (next_random() % 14), rows, lengths[i]);
 	snprintf(name, sizeof(name), "%s: no bound of a batch above the value", isa);
+	result(good, name);
+}
+
+/* What a record holds, as doc/formats.md describes it. */
+static double
+stored(GaKnnStorage storage, const GaKnnRow *record, size_t i)
+{
+	if (storage == GA_KNN_F32)
+		return ((const float *) (record + 1))[i];
+	return ldexp(reference_widen(&half, ((const uint16_t *) (record + 1))[i]), (record->flags >> 8) - 126);
+}
+
+/* Puts the norm of the metric of x[] - h[] into *loss, and x[] - h[] into rest. */
+static long double
+norm_of_rest(GaMetric metric, const long double *x, GaKnnStorage storage, const GaKnnRow *record, size_t n, double *rest)
+{
+	long double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		long double r = x[i] - stored(storage, record, i);
+
+		rest[i] = (double) r;
+		sum += metric == GA_METRIC_L1 ? fabsl(r) : r * r;
+	}
+	return metric == GA_METRIC_L1 ? sum : sqrtl(sum);
+}
+
+/*
+ * The loss of a row is the norm of the rest and hardly more; and queries that lie
+ * where the rest points, so that the bound is as near the value as it can be.
+ */
+static bool
+check_worst(const char *isa, GaMetric metric, GaKnnStorage storage, int dtype, size_t n, Look look)
+{
+	GaKnnRow   *record = malloc(ga_knn_record_bytes(storage, n));
+	GaKnnQuery *query = malloc(ga_knn_query_bytes(GA_F64, n));
+	long double *x = malloc(n * sizeof(*x));
+	double	   *rest = malloc(n * sizeof(*rest));
+	double	   *q = malloc(n * sizeof(*q));
+	void	   *row = malloc(n * 8);
+	long double norm = 0;
+	long double loss;
+	bool		good = true;
+
+	fill(dtype, row, n, look, dtype, row);
+	for (size_t i = 0; i < n; i++)
+	{
+		x[i] = get(dtype, row, i);
+		norm += x[i] * x[i];
+	}
+	for (size_t i = 0; i < n && metric == GA_METRIC_COSINE && storage == GA_KNN_F16; i++)
+		x[i] /= sqrtl(norm);
+	ga_knn_encode(metric, storage, dtype, row, n, record);
+	loss = norm_of_rest(metric, x, storage, record, n, rest);
+	if (!(record->loss >= loss * (1 - 0x1p-60L)) || record->loss > loss * (1 + 1e-6L) + 1e-14L)
+		good = differ("%s %s n=%d: loss %a, not %La", isa, metric_names[metric], (int) n, record->loss, loss);
+
+	for (int i = 0; i < 8; i++)
+	{
+		double		factor = ldexp(1 + uniform(), i * 3);
+		int			query_dtype = i % 2 ? GA_F64 : GA_F32;
+		double		bound;
+		bool		exact;
+
+		for (size_t j = 0; j < n; j++)
+			put(query_dtype, q, j, (metric == GA_METRIC_L2 || metric == GA_METRIC_L1 ? stored(storage, record, j) : 0) +
+				factor * rest[j]);
+		ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_CANONICAL, query_dtype, q, n);
+		ga_knn_bounds(query, record, 0, 1, &bound, &exact);
+		good &= check_bound(isa, metric, bound, exact, operator_value(metric, dtype, row, query_dtype, q, n), n);
+		ga_knn_bounds_batch((const GaKnnQuery *const *) &query, 1, record, 0, 1, &bound);
+		good &= check_bound(isa, metric, bound, isnan(bound), operator_value(metric, dtype, row, query_dtype, q, n), n);
+	}
+	free(record);
+	free(query);
+	free(x);
+	free(rest);
+	free(q);
+	free(row);
+	return good;
+}
+
+static void
+test_worst(const char *isa)
+{
+	static const Look looks[] = {LOOK_GAUSS, LOOK_WORST, LOOK_SCALED};
+	char		name[100];
+	bool		good = true;
+
+	for (int i = 0; i < 6000; i++)
+		good &= check_worst(isa, next_random() % 4, i % 4 != 0 ? GA_KNN_F16 : GA_KNN_F32, i % 3 ? GA_F32 : GA_F64,
+							1 + next_random() % (i % 100 == 0 ? 4096 : 100), looks[next_random() % LENGTH(looks)]);
+	snprintf(name, sizeof(name), "%s: the loss is what was lost, and bounds hold where it points", isa);
+	result(good, name);
+}
+
+/* An operator that sums in F32: one after the other, in lanes, or backwards. */
+static double
+sum_in_f32(GaMetric metric, const float *a, const float *b, size_t n, int order)
+{
+	float		lane[8] = {0};
+	float		aa = 0;
+	float		bb = 0;
+	double		sum;
+
+	for (size_t i = 0; i < n; i++)
+	{
+		size_t		j = order == 2 ? n - 1 - i : i;
+		float	   *to = &lane[order == 1 ? j % 8 : 0];
+		float		d = a[j] - b[j];
+
+		*to += metric == GA_METRIC_L2 ? d * d : metric == GA_METRIC_L1 ? fabsf(d) : a[j] * b[j];
+		aa += a[j] * a[j];
+		bb += b[j] * b[j];
+	}
+	for (int i = 1; i < 8; i++)
+		lane[0] += lane[i];
+	sum = lane[0];
+	if (metric == GA_METRIC_L2)
+		return sqrt(sum);
+	if (metric == GA_METRIC_IP)
+		return -sum;
+	if (metric == GA_METRIC_L1)
+		return sum;
+	sum /= sqrt((double) aa * (double) bb);
+	return 1 - (sum > 1 ? 1 : sum < -1 ? -1 : sum);
+}
+
+static void
+test_sums_in_f32(const char *isa)
+{
+	char		name[100];
+	bool		good = true;
+
+	for (int i = 0; i < 8000; i++)
+	{
+		GaMetric	metric = next_random() % 4;
+		GaKnnStorage storage = next_random() % 2;
+		Look		look = (Look) (i % LOOK_COUNT);
+		size_t		n = 1 + next_random() % (i % 100 == 0 ? 4000 : 200);
+		float	   *a = calloc(n, sizeof(*a));
+		float	   *b = calloc(n, sizeof(*b));
+		GaKnnRow   *record = malloc(ga_knn_record_bytes(storage, n));
+		GaKnnQuery *query = malloc(ga_knn_query_bytes(GA_F32, n));
+		double		bound;
+		double		batch_bound;
+		bool		exact;
+
+		fill(GA_F32, b, n, look == LOOK_NEAR || look == LOOK_SAME || look == LOOK_BAD ? LOOK_SCALED : look, GA_F32, b);
+		fill(GA_F32, a, n, look == LOOK_BAD ? LOOK_GAUSS : look, GA_F32, b);
+		ga_knn_encode(metric, storage, GA_F32, a, n, record);
+		ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_F32, GA_F32, b, n);
+		ga_knn_bounds(query, record, 0, 1, &bound, &exact);
+		ga_knn_bounds_batch((const GaKnnQuery *const *) &query, 1, record, 0, 1, &batch_bound);
+		for (int order = 0; order < 3; order++)
+		{
+			double		value = sum_in_f32(metric, a, b, n, order);
+
+			good &= check_bound("sums in F32", metric, bound, exact, value, n);
+			good &= check_bound("sums in F32, batch", metric, batch_bound, isnan(batch_bound), value, n);
+		}
+		if (exact && !isnan(bound))
+			good = differ("exact, although the operator sums in F32");
+		free(a);
+		free(b);
+		free(record);
+		free(query);
+	}
+	snprintf(name, sizeof(name), "%s: no bound above the value of an operator that sums in F32", isa);
 	result(good, name);
 }
 
@@ -374,5 +544,7 @@ main(void)
 	test_encoding();
 	for_each_isa(test_bounds);
 	for_each_isa(test_batches);
+	for_each_isa(test_worst);
+	for_each_isa(test_sums_in_f32);
 	return finish();
 }
