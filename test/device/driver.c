@@ -271,7 +271,7 @@ rig_start(Rig *rig, const char *const *options)
 int
 rig_reap(Rig *rig)
 {
-	uint64_t	until = now_ns() + UINT64_C(10000000000);
+	uint64_t	until = now_ns() + (uint64_t) (LONG_ENOUGH * 1e9);
 	int			status = 0;
 	pid_t		got;
 
@@ -319,6 +319,31 @@ rig_descriptors(const Rig *rig)
 	return n;
 }
 
+bool
+rig_lets_go(const Rig *rig, int descriptors)
+{
+	uint64_t	until = now_ns() + (uint64_t) (LONG_ENOUGH * 1e9);
+	int			n = rig_descriptors(rig);
+
+	while (n > descriptors && now_ns() < until)
+	{
+		sleep_us(10000);
+		n = rig_descriptors(rig);
+	}
+	printf("# %d descriptors, then %d\n", descriptors, n);
+	return n <= descriptors;
+}
+
+bool
+counter_becomes(const uint64_t *counter, uint64_t value)
+{
+	uint64_t	until = now_ns() + (uint64_t) (LONG_ENOUGH * 1e9);
+
+	while (__atomic_load_n(counter, __ATOMIC_SEQ_CST) != value && now_ns() < until)
+		sleep_us(1000);
+	return __atomic_load_n(counter, __ATOMIC_SEQ_CST) == value;
+}
+
 /* ----- connections ----- */
 
 int
@@ -358,7 +383,7 @@ client_memory(int fd, GaMemory *answer, int *fds)
 	struct pollfd event = {.fd = fd, .events = POLLIN};
 
 	fds[0] = fds[1] = -1;
-	if (poll(&event, 1, 10000) != 1 || recvmsg(fd, &packet, MSG_CMSG_CLOEXEC) != (ssize_t) sizeof(*answer))
+	if (poll(&event, 1, (int) (LONG_ENOUGH * 1000)) != 1 || recvmsg(fd, &packet, MSG_CMSG_CLOEXEC) != (ssize_t) sizeof(*answer))
 		return false;
 	if (CMSG_FIRSTHDR(&packet) != NULL)
 		memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&packet)), CMSG_FIRSTHDR(&packet)->cmsg_len - CMSG_LEN(0));
@@ -478,7 +503,7 @@ owner_request(Owner *owner, GaOp op, int device, int nargs, const uint64_t *args
 	int			status;
 
 	owner_submit(owner, op, device, nargs, args);
-	if (!owner_wait(owner, 20))
+	if (!owner_wait(owner, LONG_ENOUGH))
 		return -1;
 	status = (int) owner->slot->status;
 	__atomic_store_n(&owner->slot->state, GA_SLOT_FREE, __ATOMIC_SEQ_CST);

@@ -49,12 +49,15 @@ extern bool rig_start(Rig *rig, const char *const *options);
 /* Reads KEEP and DROP. */
 extern void rig_listen(Rig *rig);
 
-/* The exit status, or -signal; waits at most 10 seconds, then -1000. Cleans up slots and epoch as a supervisor does. */
+/* The exit status, or -signal; waits LONG_ENOUGH, then -1000. Cleans up slots and epoch as a supervisor does. */
 extern int	rig_reap(Rig *rig);
 extern int	rig_kill(Rig *rig, int signal_number);
 
 /* Open descriptors of the process. */
 extern int	rig_descriptors(const Rig *rig);
+
+/* True when no more than so many are open before LONG_ENOUGH is over. */
+extern bool rig_lets_go(const Rig *rig, int descriptors);
 
 static inline char *
 rig_arena(const Rig *rig)
@@ -123,5 +126,11 @@ extern int	region_open(const Rig *rig, uint64_t id);
 
 extern uint64_t now_ns(void);
 extern void sleep_us(double us);
+
+/* Seconds; what others are to do is waited for so long, which only failures take. */
+#define LONG_ENOUGH 60.0
+
+/* True when a counter has a value before LONG_ENOUGH is over. */
+extern bool counter_becomes(const uint64_t *counter, uint64_t value);
 
 #endif							/* DRIVER_H */

@@ -195,14 +195,16 @@ python_cluster() {
 
 # Run the unittests of a folder of test/ on a cluster and enter the result: run_unittest SUITE FOLDER CLUSTER [NAME=VALUE...]
 run_unittest() {
-	local suite=$1 folder=$2 cluster=$3 log=$LOGS/$1.log status=0 ran bad
+	local suite=$1 folder=$2 cluster=$3 log=$LOGS/$1.log status=0 ran bad names
 	shift 3
+	# GA_PYTHON, names as unittest takes them, picks some.
+	read -ra names <<<"${GA_PYTHON:-}"
 	(
 		cd "$GA_WORK/stage/test/$folder"
 		env -u PYTHONHOME "PYTHONPATH=$GA_WORK/stage/python:$GA_WORK/stage/demo" PYTHONDONTWRITEBYTECODE=1 \
 			"PGHOST=$GA_WORK/$cluster" PGUSER=postgres PGDATABASE=gpuagent_python PGPORT=5432 \
 			"GA_TEST_DATA=$GA_WORK/stage/test/data" "GA_TEST_LONG=${GA_TEST_LONG:-}" "$@" \
-			"$GA_VENV/bin/python" -m unittest -v
+			"$GA_VENV/bin/python" -m unittest -v "${names[@]}"
 	) >"$log" 2>&1 || status=$?
 	ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in.*/\1/p' "$log" | tail -n 1)
 	# "OK", or "FAILED (failures=1, errors=2, skipped=3)": each of these counts as failed.
@@ -258,7 +260,8 @@ suite_doc() {
 }
 
 suite_long() {
-	find_files long "$GA_ROOT/test/long" -name '*.sh' || return 0
+	# GA_LONG, a regular expression, picks some.
+	find_files long "$GA_ROOT/test/long" -regextype posix-extended -regex ".*/${GA_LONG:-.*}\.sh" || return 0
 	export GA_BIN GA_PG_CONFIG GA_WORK GA_OS_USER
 	run_tap_files long "${files[@]}" -- bash
 }
