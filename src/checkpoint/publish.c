@@ -99,26 +99,33 @@ write_name(int fd, const char *name)
 bool
 ga_latest_put(int dir, const char *name)
 {
-	char		draft[64];
-	bool		done;
-	int			fd;
+	bool		done = false;
+	bool		swept = true;
 
 	if (name == NULL)
 		return (unlinkat(dir, LATEST, 0) == 0 || errno == ENOENT) && pg_fsync(dir) == 0;
-	if (!ga_temp_name(draft, sizeof(draft)))
-		return false;
-	fd = openat(dir, draft, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return false;
-	done = flock(fd, LOCK_EX | LOCK_NB) == 0 && write_name(fd, name) && renameat(dir, draft, dir, LATEST) == 0;
-	if (!done)
+	/* Tries again when a sweeper took the draft between its creation and its lock. */
+	for (int attempt = 0; swept && attempt < 100; attempt++)
 	{
-		int			saved = errno;
+		char		draft[64];
+		int			fd;
 
-		(void) unlinkat(dir, draft, 0);
-		errno = saved;
+		if (!ga_temp_name(draft, sizeof(draft)))
+			return false;
+		fd = openat(dir, draft, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		if (fd < 0)
+			return false;
+		done = flock(fd, LOCK_EX | LOCK_NB) == 0 && write_name(fd, name) && renameat(dir, draft, dir, LATEST) == 0;
+		swept = !done && (errno == EWOULDBLOCK || errno == ENOENT);
+		if (!done)
+		{
+			int			saved = errno;
+
+			(void) unlinkat(dir, draft, 0);
+			errno = saved;
+		}
+		ga_close_keeping_errno(fd);
 	}
-	ga_close_keeping_errno(fd);
 	return done && pg_fsync(dir) == 0;
 }
 
