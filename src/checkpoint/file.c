@@ -28,6 +28,9 @@
 #define SMALL_BUFFER_SIZE (64 * 1024)
 #define READ_SIZE (1024 * 1024)
 
+/* Write-back of less is not started piece by piece. */
+#define FLUSH_MIN (128 * 1024)
+
 /* Files of less go through the page cache, of which they take little. */
 #define DIRECT_MIN (4 * 1024 * 1024)
 
@@ -197,7 +200,7 @@ ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes)
 		offset += written;
 	}
 	/* Write-back starts now, so that the fsync at the end has little left to wait for. */
-	if (!file->direct && total >= GA_FILE_PIECE)
+	if (!file->direct && total >= FLUSH_MIN)
 		pg_flush_data(file->fd, begin, total);
 	ga_progress_add(0, total);
 }
@@ -243,14 +246,6 @@ ga_file_write(GaFile *file, const void *data, size_t nbytes)
 	}
 }
 
-bool
-ga_file_inner_blocks(uint64 offset, size_t nbytes, uint64 *begin, uint64 *end)
-{
-	*begin = TYPEALIGN64(GA_FILE_BLOCK, offset);
-	*end = (offset + nbytes) / GA_FILE_BLOCK * GA_FILE_BLOCK;
-	return *end >= *begin + GA_FILE_PIECE;
-}
-
 /* Appends bytes that the SHA-256 has seen. */
 static void
 append_hashed(GaFile *file, const char *data, size_t nbytes)
@@ -271,24 +266,31 @@ append_hashed(GaFile *file, const char *data, size_t nbytes)
 	}
 }
 
-void
-ga_file_append_written(GaFile *file, const char *data, size_t nbytes)
+size_t
+ga_file_share(GaFile *file, char *head)
 {
-	uint64		offset = file->size;
-	uint64		begin;
-	uint64		end;
+	size_t		rest = file->buffered % GA_FILE_BLOCK;
 
-	if (!ga_file_inner_blocks(offset, nbytes, &begin, &end))
-	{
-		ga_file_write(file, data, nbytes);
-		return;
-	}
 	hash_buffer(file);
+	memcpy(head, file->buffer + file->buffered - rest, rest);
+	if (file->buffered > rest)
+		ga_file_put(file, file->size - file->buffered, file->buffer, file->buffered - rest);
+	file->buffered = file->hashed = 0;
+	return rest;
+}
+
+void
+ga_file_hash_shared(GaFile *file, const char *data, size_t nbytes)
+{
 	hash_bytes(file, data, nbytes);
-	append_hashed(file, data, begin - offset);
-	flush_buffer(file);
-	file->size = end;
-	append_hashed(file, data + (end - offset), offset + nbytes - end);
+}
+
+void
+ga_file_unshare(GaFile *file, uint64 size, const char *tail, size_t nbytes)
+{
+	Assert(file->buffered == 0 && (size - nbytes) % GA_FILE_BLOCK == 0);
+	file->size = size - nbytes;
+	append_hashed(file, tail, nbytes);
 }
 
 uint64

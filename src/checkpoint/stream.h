@@ -9,8 +9,9 @@
 #include "store/parallel.h"
 
 /*
- * Appends the raw bytes of tensors, one after another, with the hash of every chunk checked. No other process may have
- * the file open, and path is the one that it was created with. Connected to SPI.
+ * Appends the raw bytes of tensors, one after another, with the checksum of every chunk checked but not its hash: the
+ * file's own SHA-256 is computed over the same bytes, and a second one would cost half of the rest. No other process may
+ * have the file open, and path is the one that it was created with. Connected to SPI.
  */
 extern void ga_stream_tensors(GaFile *file, const char *path, const GaParallelTensor *tensors, int ntensors);
 

@@ -110,20 +110,22 @@ extern GaFile *ga_file_create(const char *path, uint64 nbytes);
 extern void ga_file_write(GaFile *file, const void *data, size_t nbytes);
 
 /*
- * Several processes may write one file: its maker appends, in order, and computes the SHA-256; others put whole blocks
- * where they belong, from memory that is aligned as they are. Of a piece of the file, ga_file_inner_blocks() gives the
- * blocks that whoever has the piece puts there, or false when they are too few to be worth it; the maker then
- * appends the whole piece with ga_file_append_written(), which writes the rest.
+ * Several processes may write one file: between ga_file_share() and ga_file_unshare() whoever has opened it puts whole
+ * blocks where they belong, from memory that is aligned as they are, and its maker gives the SHA-256 their bytes in order.
+ * ga_file_share() hands over the last bytes so far, fewer than a block, which are hashed but not written: the first block
+ * that others put begins with them. ga_file_unshare() says how large the file is now, and has those bytes at its end that
+ * nobody put, beginning with a block; they are hashed, too.
  */
 #define GA_FILE_BLOCK 4096
-#define GA_FILE_PIECE (128 * 1024)
+
+extern size_t ga_file_share(GaFile *file, char *head);
+extern void ga_file_hash_shared(GaFile *file, const char *data, size_t nbytes);
+extern void ga_file_unshare(GaFile *file, uint64 size, const char *tail, size_t nbytes);
 
 /* Opens a file that another process has made (direct: as ga_file_is_direct() said there), to put blocks into it. */
 extern GaFile *ga_file_join(const char *path, bool direct);
 extern bool ga_file_is_direct(const GaFile *file);
 extern void ga_file_put(GaFile *file, uint64 offset, const char *data, size_t nbytes);
-extern bool ga_file_inner_blocks(uint64 offset, size_t nbytes, uint64 *begin, uint64 *end);
-extern void ga_file_append_written(GaFile *file, const char *data, size_t nbytes);
 
 /* Flushes, syncs and closes; gives the SHA-256 of what was written. Returns the size. */
 extern uint64 ga_file_finish(GaFile *file, uint8 sha256[GA_SHA256_LEN]);

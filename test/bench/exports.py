@@ -62,7 +62,10 @@ class Model:
         self.conn.execute("VACUUM ANALYZE gpuagent_store.chunk")
         self.conn.execute("CHECKPOINT")
         self.checkpoint = one(self.conn, "SELECT gpuagent.create_checkpoint('bench')")[0]
-        self.conn.execute(f"SET max_parallel_maintenance_workers = {self.cores}")
+        self.use_workers(self.cores)
+
+    def use_workers(self, workers: int) -> None:
+        self.conn.execute(f"SET max_parallel_maintenance_workers = {workers}")
 
     def remove_export(self) -> None:
         for folder in os.listdir(os.path.join(self.base, "nvme_storage")) if self.exported() else ():
@@ -100,6 +103,7 @@ class Model:
 
 def export(bench: Bench) -> None:
     model = Model(bench, "bench_export")
+    model.use_workers(2 * model.cores)  # some wait for the disk
     t: dict[str, list[float]] = {"export": [], "direct": [], "cached": []}
     cpu = []
     for rep in range(-1, 3 if bench.quick else 5):
@@ -158,7 +162,7 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
         def run() -> None:
             model.remove_export()
             model.conn.execute(f"SET gpuagent.io_rate_limit = '{limit}'")
-            model.conn.execute(f"SET max_parallel_maintenance_workers = {workers}")
+            model.use_workers(workers)
             model.export()
 
         return run
@@ -166,7 +170,7 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
     ways = {
         "nothing": None,
         "plain": lambda: model.write_plain("cached"),
-        "export": exports("0", model.cores),
+        "export": exports("0", 2 * model.cores),
         "one": exports("0", 0),
         "limited": exports("40MB", 0),
     }

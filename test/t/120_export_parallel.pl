@@ -129,6 +129,34 @@ $node->safe_psql('postgres', q{INSERT INTO gpuagent_store.chunk (hash, nbytes, c
 ($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\n$export");
 like($stderr, qr/Its checksum does not match/, 'a wrong checksum is found');
 
+# Content and checksum changed together, as nobody but an owner of the tables can: exports, like all reads, look at checksums.
+# Whatever looks at hashes finds it: verification, of the file too, restores, and imports of what was exported.
+sub crc32c
+{
+	my ($data) = @_;
+	my @table = map { my $c = $_; $c = $c & 1 ? ($c >> 1) ^ 0x82F63B78 : $c >> 1 for 1 .. 8; $c } 0 .. 255;
+	my $crc = 0xFFFFFFFF;
+	$crc = ($crc >> 8) ^ $table[ ($crc ^ $_) & 0xFF ] foreach unpack('C*', $data);
+	return unpack('l', pack('L', $crc ^ 0xFFFFFFFF));
+}
+is(crc32c('123456789'), -486108541, 'the checksum of the test is CRC-32C');
+my $forged = $node->safe_psql('postgres', q{SELECT encode(set_byte(data, 1000, get_byte(data, 1000) # 16), 'hex') FROM damaged});
+my $crc = crc32c(pack('H*', $forged));
+$node->safe_psql('postgres', "UPDATE gpuagent_store.chunk c SET data = decode('$forged', 'hex'), crc = $crc FROM damaged d WHERE c.hash = d.hash");
+my $number = $node->safe_psql('postgres', q{SELECT gpuagent.create_checkpoint('forged')});
+my $exported = $node->safe_psql('postgres', 'SELECT path FROM gpuagent.export_checkpoint()');
+isnt(Digest::SHA->new(256)->addfile("$tree/$exported/expert-model.safetensors", 'b')->hexdigest, $whole, 'what nobody hashes is exported');
+is_value($node, q{SELECT string_agg(concat_ws('|', object, status), ' ') FROM gpuagent.verify_integrity('full')},
+	'expert:model layer b.weight version 2|damaged total|damaged', 'full verification finds it in the store');
+like($node->safe_psql('postgres', "SELECT concat_ws('|', object, status) FROM gpuagent.verify_integrity('deep', checkpoint => $number)"),
+	qr/b\.weight.*\|damaged/, 'deep verification finds it in the file');
+($rc, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT gpuagent.restore_checkpoint($number)");
+like($stderr, qr/ERROR:  XX001/, 'a restore refuses it');
+$node->safe_psql('postgres', 'CREATE DATABASE reader');
+$node->safe_psql('reader', 'CREATE EXTENSION gpuagent; SELECT gpuagent.setup()');
+($rc, $stdout, $stderr) = $node->psql('reader', "\\set VERBOSITY verbose\nSELECT gpuagent.import_checkpoint('$exported', verify => 'quick')");
+like($stderr, qr/ERROR:  XX001/, 'an import refuses it at any level');
+
 # A file system in memory.
 SKIP:
 {
