@@ -60,6 +60,7 @@ int			ga_collect_interval = 60;
 int			ga_collect_grace = 3600;
 int			ga_max_databases = 8;
 int			ga_max_jobs = 2;
+int			ga_job_nice = 19;
 int			ga_io_rate_limit = 0;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
@@ -231,6 +232,10 @@ define_worker_settings(GucContext server)
 							"Background workers that run jobs at a time, in all databases together.",
 							"0: none. Each takes one of max_worker_processes while it runs.",
 							&ga_max_jobs, 2, 0, 1024, server, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.job_nice",
+							"Steps that jobs lower their priority on the processor (nice), with their parallel workers.",
+							"0: none. It holds for jobs that are taken up afterwards.",
+							&ga_job_nice, 19, 0, 19, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.io_rate_limit",
 							"Bytes a second that an export or other bulk work reads or writes at most.",
 							"0: no limit. It holds for each session and each job, with their parallel workers.",

@@ -29,6 +29,7 @@ extern int	ga_device_timeout;		/* gpuagent.device_timeout, ms */
 extern int	ga_max_handles;			/* gpuagent.max_handles */
 extern int	ga_max_databases;		/* gpuagent.max_databases */
 extern int	ga_max_jobs;			/* gpuagent.max_jobs */
+extern int	ga_job_nice;			/* gpuagent.job_nice, steps; 0: off */
 extern int	ga_io_rate_limit;		/* gpuagent.io_rate_limit, kB a second; 0: none */
 extern int	ga_launcher_interval;	/* gpuagent.launcher_interval, s */
 extern int	ga_collect_interval;	/* gpuagent.collect_interval, s */

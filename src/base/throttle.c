@@ -10,6 +10,7 @@
 
 #include "access/parallel.h"
 #include "base/guc.h"
+#include "base/priority.h"
 #include "base/shared.h"
 #include "base/throttle.h"
 #include "miscadmin.h"
@@ -104,6 +105,7 @@ sleep_until(uint64 until)
 void
 ga_throttle(uint64 bytes)
 {
+	ga_priority_settle();
 	while (bytes > 0 && ga_io_rate_limit > 0)
 	{
 		double		rate = (double) ga_io_rate_limit * 1024 / 1e6;	/* bytes a µs */

@@ -6,6 +6,7 @@
 
 #include "access/parallel.h"
 #include "access/xact.h"
+#include "base/priority.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -23,6 +24,7 @@ typedef struct SharedRun
 {
 	char		work[NAMEDATALEN];
 	int			participants;
+	int			lowered;		/* the leader's priority: workers take it over */
 	int			given;			/* tensors */
 	int			ntensors;		/* without those of no bytes */
 	uint64		nchunks;
@@ -75,6 +77,7 @@ init_shared(SharedRun *shared, const char *work, int participants, const GaParal
 	memset(shared, 0, offsetof(SharedRun, tensors));
 	strlcpy(shared->work, work, NAMEDATALEN);
 	shared->participants = participants;
+	shared->lowered = ga_priority_lowered();
 	shared->given = ntensors;
 	for (int i = 0; i < ntensors; i++)
 	{
@@ -152,8 +155,11 @@ do_work(GaParallel *run)
 void
 ga_parallel_worker(dsm_segment *seg, shm_toc *toc)
 {
+	SharedRun  *shared = shm_toc_lookup(toc, KEY_RUN, false);
+
+	ga_priority_lower(shared->lowered);
 	SPI_connect();
-	do_work(new_run(shm_toc_lookup(toc, KEY_RUN, false), shm_toc_lookup(toc, KEY_MEMORY, false), false));
+	do_work(new_run(shared, shm_toc_lookup(toc, KEY_MEMORY, false), false));
 	SPI_finish();
 }
 

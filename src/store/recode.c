@@ -14,6 +14,7 @@
 #include "access/parallel.h"
 #include "access/xact.h"
 #include "base/guc.h"
+#include "base/priority.h"
 #include "base/progress.h"
 #include "base/throttle.h"
 #include "catalog/pg_type.h"
@@ -34,6 +35,7 @@
 typedef struct SharedRecode
 {
 	int			n;
+	int			lowered;		/* the leader's priority: workers take it over */
 	pg_atomic_uint32 next;		/* first task that nobody has claimed */
 	GaRecode	tasks[GA_RECODE_BATCH];
 	char		slots[FLEXIBLE_ARRAY_MEMBER];	/* n of GA_CHUNK_SIZE */
@@ -222,8 +224,11 @@ do_tasks(SharedRecode *shared)
 void
 ga_recode_worker(dsm_segment *seg, shm_toc *toc)
 {
+	SharedRecode *shared = shm_toc_lookup(toc, KEY_SHARED, false);
+
+	ga_priority_lower(shared->lowered);
 	SPI_connect();
-	do_tasks(shm_toc_lookup(toc, KEY_SHARED, false));
+	do_tasks(shared);
 	SPI_finish();
 }
 
@@ -254,6 +259,7 @@ static void
 begin_shared(SharedRecode *shared, const Batch *batch)
 {
 	shared->n = batch->n;
+	shared->lowered = ga_priority_lowered();
 	pg_atomic_init_u32(&shared->next, 0);
 	memcpy(shared->tasks, batch->tasks, sizeof(GaRecode) * batch->n);
 }

@@ -13,6 +13,8 @@
 #include "base/compat.h"
 
 #include "access/xact.h"
+#include "base/guc.h"
+#include "base/priority.h"
 #include "base/progress.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -351,6 +353,7 @@ step(GaJob *job)
 	char	   *result;
 	bool		done;
 
+	ga_priority_settle();
 	begin(psprintf("job %lld: gpuagent_store.run_%s", (long long) job->job, job->kind));
 	require_role(job);
 	result = call(job);
@@ -407,6 +410,7 @@ run(GaJob *job)
 	ErrorData  *volatile error = NULL;
 	volatile bool done = false;
 
+	ga_priority_lower(ga_job_nice);
 	ga_progress_begin_job(job->job, job->kind, job->object);
 	PG_TRY();
 	{
