@@ -111,15 +111,18 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.horizon_source() IS
     'what horizons that are stored with the same text hold for: this cluster, this database, these tables and partitions; NULL: none hold';
 
--- The work of create_checkpoint, for its callers here: manual, safety and automatic checkpoints.
+-- In PL/pgSQL, which keeps its plans from one checkpoint to the next.
 CREATE FUNCTION gpuagent_store.notify_checkpoint(checkpoint bigint, event text) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', k.id, 'uid', k.uid, 'kind', k.kind, 'label', k.label,
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_notify('gpuagent_checkpoint', jsonb_build_object('checkpoint', k.id, 'uid', k.uid, 'kind', k.kind, 'label', k.label,
         'run', k.run, 'step', k.step, 'event', event, 'path', k.exported_path)::text)
-    FROM gpuagent.checkpoint k WHERE k.id = checkpoint
+    FROM gpuagent.checkpoint k WHERE k.id = checkpoint;
+END
 $$;
 COMMENT ON FUNCTION gpuagent_store.notify_checkpoint(bigint, text) IS 'NOTIFY gpuagent_checkpoint: a checkpoint was created or exported';
 
+-- The work of create_checkpoint, for its callers here: manual, safety and automatic checkpoints.
 CREATE FUNCTION gpuagent_store.make_checkpoint(kind text, label text, objects text[], metadata jsonb, run text, step bigint)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -140,11 +143,13 @@ BEGIN
     SELECT * INTO scope FROM gpuagent_store.checkpoint_scope(objects);
     PERFORM gpuagent_store.progress('waiting');
     head := gpuagent_store.lock_checkpoints();
-    PERFORM gpuagent_store.require_live_objects(scope.names);
+    IF scope.names <> '{}' THEN
+        PERFORM gpuagent_store.require_live_objects(scope.names);
+    END IF;
 
     SELECT k.horizon INTO horizon FROM gpuagent.checkpoint k
     WHERE k.horizon IS NOT NULL AND k.xid_source = source AND k.id > head.last_import
-        AND gpuagent_store.scope_covers(k.objects, scope.objects)
+        AND (k.objects IS NULL OR gpuagent_store.scope_covers(k.objects, scope.objects))
     ORDER BY k.id DESC LIMIT 1;
     SELECT k.id, k.raw_bytes, ARRAY[k.agents, k.nodes, k.edges, k.metrics] AS counts INTO same FROM gpuagent.checkpoint k
     WHERE k.id = head.last AND k.status = 'valid' AND k.objects IS NOT DISTINCT FROM scope.objects;
