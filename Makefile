@@ -5,7 +5,7 @@
 #	make test-SUITE			one suite: check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc
 #	make bench			what things cost, against plain PostgreSQL (PARTS="agents swarms" picks some);
 #					make bench-quick: fewer repetitions
-EXTENSION = gpuagent
+EXTENSION = gpuagent gpuagent_pgvector
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" gpuagent.control)
 MODULE_big = gpuagent
 
@@ -15,8 +15,10 @@ OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 # The install script is its sections in reading order; the setup steps are embedded as an SQL function.
 SQL_PARTS := $(sort $(wildcard sql/part/*.sql))
 SETUP_STEPS := $(sort $(wildcard sql/setup/*.sql))
-EXTENSION_SCRIPT = sql/$(EXTENSION)--$(EXTVERSION).sql
+EXTENSION_SCRIPT = sql/gpuagent--$(EXTVERSION).sql
 DATA_built = $(EXTENSION_SCRIPT)
+# Casts and operator classes for pgvector's types; the functions are in gpuagent's module.
+DATA = $(wildcard sql/gpuagent_pgvector--*.sql)
 EXTRA_CLEAN = $(EXTENSION_SCRIPT) $(wildcard src/*/*.d src/*.d)
 
 PG_CPPFLAGS = -I$(srcdir)/src -DGA_VERSION='"$(EXTVERSION)"' -MMD -MP
@@ -28,9 +30,9 @@ override with_llvm = no
 
 # For "make installcheck" on a running server that has the extension installed.
 REGRESS = $(shell sed -n 's/^test: *//p' test/schedule)
-REGRESS_OPTS = --inputdir=test --load-extension=$(EXTENSION)
+REGRESS_OPTS = --inputdir=test --load-extension=gpuagent
 ISOLATION = $(shell sed -n 's/^test: *//p' test/isolation_schedule)
-ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=$(EXTENSION)
+ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=gpuagent
 
 # These need bash and make only, so that they work before PostgreSQL is installed: without PGXS.
 .DEFAULT_GOAL := all

@@ -3,16 +3,17 @@
 # upgrade.sh - pg_upgrade from the server under test (15 or 16) to PostgreSQL 17: every table equal, checkpoints restore to
 # the same bits, dirty tracking goes on under the new system identifier, a backup of the old server restores into the new one.
 #
-# Both servers run in one folder, made with debootstrap from the mirror that apt has: Debian's release with 17, the
-# old server's private copy and the libraries that it misses there.  GA_UPGRADE_ROOT names such a folder to be used again.
+# Both servers run in one folder (test/harness/debian.sh): Debian's release with 17, the old server's private copy
+# and the libraries that it misses there.
 # Run by "make test-long", as root.
 
 set -euo pipefail
 # shellcheck source=test/harness/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../harness/lib.sh"
+# shellcheck source=test/harness/debian.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../harness/debian.sh"
 
-release=trixie
-major=17
+major=$GA_DEBIAN_MAJOR
 count=0
 failed=0
 
@@ -27,44 +28,15 @@ verdict() {
 	fi
 }
 
-# Where apt gets the distribution from: sites SUFFIX OF THE RELEASE.
-sites() {
-	apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(SITE)' 'Created-By: Packages' |
-		awk -v suffix="$1" '$1 == "Debian" && $2 ~ "^[a-z]+" suffix "$" {print $3}' | sort -u
-}
-
-[ "$(id -u)" = 0 ] || die "this test needs root: it uses debootstrap and chroot"
 old_major=$("$GA_PG_CONFIG" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 [ "$old_major" -lt $major ] || die "there is nothing to upgrade from $old_major to $major"
 
 # ---- the folder ----
-root=${GA_UPGRADE_ROOT:-}
-if [ -z "$root" ]; then
-	command -v debootstrap >/dev/null || apt-get install -qq -y debootstrap >/dev/null || die "debootstrap cannot be installed"
-	# A server of the same day's minor release or a later one is needed: older ones do not know what newer dumps say.
-	mirror=$(sites '' | head -n 1)
-	security=$(sites -security | head -n 1)
-	[ -n "$mirror" ] && [ -n "$security" ] || die "apt has no mirror of Debian and of its security updates"
-	root=$GA_WORK/upgrade-root
-	debootstrap --variant=minbase "$release" "$root" "$mirror" >"$GA_WORK/out/debootstrap.log" 2>&1 ||
-		{ tail -20 "$GA_WORK/out/debootstrap.log"; die "debootstrap failed"; }
-	printf 'deb %s %s main\n' "$mirror" "$release" "$security" "$release-security" >"$root/etc/apt/sources.list"
-	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-	chmod 755 "$root/usr/sbin/policy-rc.d"
-	cp /etc/resolv.conf "$root/etc/resolv.conf"
-	{ chroot "$root" apt-get update -qq && chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-		"postgresql-$major" "postgresql-server-dev-$major" gcc make libc6-dev libzstd-dev; } >"$GA_WORK/out/packages.log" 2>&1 ||
-		{ tail -20 "$GA_WORK/out/packages.log"; die "PostgreSQL $major cannot be installed"; }
-fi
+ga_debian_root
+root=$GA_DEBIAN
 new_bin=/usr/lib/postgresql/$major/bin
-[ -x "$root$new_bin/pg_upgrade" ] || die "$root has no PostgreSQL $major"
-
-# The extension for the new server, built there.
-rm -rf "$root/opt/gpuagent" "$root/opt/old" "$root/opt/old-lib" "$root/var/upgrade"
-mkdir -p "$root/opt/gpuagent" "$root/opt/old" "$root/opt/old-lib" "$root/var/upgrade"
-tar -C "$GA_ROOT" -c --exclude='*.o' --exclude='*.d' --exclude='*.so' Makefile gpuagent.control META.json src sql cuda | tar -C "$root/opt/gpuagent" -x
-chroot "$root" make -s -C /opt/gpuagent NVCC= WERROR=1 PG_CONFIG=$new_bin/pg_config "-j$(nproc)" install >"$GA_WORK/out/build-17.log" 2>&1 ||
-	{ tail -20 "$GA_WORK/out/build-17.log"; die "the extension does not build for $major"; }
+rm -rf "$root/opt/old" "$root/opt/old-lib" "$root/var/upgrade"
+mkdir -p "$root/opt/old" "$root/opt/old-lib" "$root/var/upgrade"
 
 # The old server, with the libraries that are not in the folder under their names.
 cp -a "$GA_WORK/pg/." "$root/opt/old/"
@@ -74,7 +46,6 @@ find "$root/opt/old" -type f \( -path '*/bin/*' -o -name '*.so' \) -exec ldd {} 
 		find "$root/lib/" "$root/usr/lib/" -name "$name" -print -quit | grep -q . || cp -L "$path" "$root/opt/old-lib/$name"
 	done
 chroot "$root" chown postgres /var/upgrade
-chmod 1777 "$root/dev/shm"
 
 inside() { chroot "$root" runuser -u postgres -- env -C /var/upgrade LD_LIBRARY_PATH=/opt/old-lib LANG=C.UTF-8 TZ=UTC "$@"; }
 start() { inside "$1/pg_ctl" -D "/var/upgrade/$2" -l "/var/upgrade/$2.log" -w start >/dev/null || { tail -20 "$root/var/upgrade/$2.log"; die "server $2 does not start"; }; }
