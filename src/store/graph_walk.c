@@ -1,404 +1,276 @@
 /*
  * graph_walk.c
- *		Walks over knowledge graphs: expansion over hops and shortest paths, one
- *		query per hop under the caller's rights and snapshot.
+ *		Numbered names and arguments of walks over knowledge graphs (graph_walk.h).
  *
- * Results are deterministic: of several edges that lead to a node at the same
- * hop and cost, the one from the smallest node id counts, then the one of the
- * smallest type, then the lightest; ids compare bytewise.
+ * A walk meets most of its nodes again and again, so that it knows them by
+ * numbers: what it keeps of a node lies in arrays, and its name once in one
+ * piece of memory.
  */
 #include "base/compat.h"
 
-#include <math.h>
-
-#include "base/names.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "executor/tuptable.h"
-#include "funcapi.h"
-#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "store/graph_walk.h"
 #include "store/plan.h"
 #include "store/rows.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/tuplestore.h"
 
-typedef struct Id
+typedef struct Ref
 {
-	const char *bytes;
-	int			len;
-} Id;
+	uint64		at;				/* of its bytes */
+	uint32		len;
+	uint32		hash;
+} Ref;
 
-/* One way to reach a node; immutable once its round is over. */
-typedef struct Label
+typedef struct Slot
 {
-	struct Label *parent;		/* NULL at a start */
-	Id		node;
-	Id		edge_type;
-	double		weight;
-	double		cost;
-	int64		hop;
-} Label;
-
-typedef struct NodeEntry
-{
-	Id		node;
+	uint32		number;
+	uint32		hash;
 	char		status;
-	Label	   *label;			/* best of the rounds before, NULL: none */
-	Label	   *next;			/* best of this round, NULL: none */
-} NodeEntry;
+} Slot;
 
-#define SH_PREFIX nodes
-#define SH_ELEMENT_TYPE NodeEntry
-#define SH_KEY_TYPE Id
-#define SH_KEY node
-#define SH_HASH_KEY(tb, key) hash_bytes((const unsigned char *) (key).bytes, (key).len)
-#define SH_EQUAL(tb, a, b) ((a).len == (b).len && memcmp((a).bytes, (b).bytes, (a).len) == 0)
+struct GaNames
+{
+	struct slots_hash *slots;
+	char	   *bytes;
+	uint64		used;
+	uint64		size;
+	Ref		   *refs;
+	uint32		count;
+	uint32		capacity;		/* one more than count at least: the name that is looked up lies behind the others */
+};
+
+static bool same_name(const GaNames *names, uint32 a, uint32 b);
+
+#define SH_PREFIX slots
+#define SH_ELEMENT_TYPE Slot
+#define SH_KEY_TYPE uint32
+#define SH_KEY number
+#define SH_HASH_KEY(tb, key) (((GaNames *) (tb)->private_data)->refs[key].hash)
+#define SH_EQUAL(tb, a, b) same_name((GaNames *) (tb)->private_data, (a), (b))
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a) (a)->hash
 #define SH_SCOPE static inline
 #define SH_DECLARE
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-typedef enum Direction
+static bool
+same_name(const GaNames *names, uint32 a, uint32 b)
 {
-	DIRECTION_OUT,
-	DIRECTION_IN,
-	DIRECTION_BOTH,
-	N_DIRECTIONS
-} Direction;
+	const Ref  *x = &names->refs[a];
+	const Ref  *y = &names->refs[b];
 
-enum
+	return x->len == y->len && memcmp(names->bytes + x->at, names->bytes + y->at, x->len) == 0;
+}
+
+GaNames *
+ga_names_create(void)
 {
-	PARAM_GRAPH,
-	PARAM_FRONTIER,
-	PARAM_TYPES,
-	PARAM_MIN_WEIGHT,
-	N_PARAMS
-};
+	GaNames    *names = palloc0(sizeof(GaNames));
 
-static const Oid param_types[N_PARAMS] = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, FLOAT8OID};
+	names->size = 4096;
+	names->bytes = palloc(names->size);
+	names->capacity = 64;
+	names->refs = palloc(sizeof(Ref) * names->capacity);
+	names->slots = slots_create(CurrentMemoryContext, 64, names);
+	return names;
+}
 
-typedef struct Walk
+uint32
+ga_names_count(const GaNames *names)
 {
-	DestReceiver pub;			/* takes the edges of a round */
-	MemoryContext context;
-	nodes_hash *nodes;
-	GaPlan	   *plan;
-	Datum		values[N_PARAMS];
-	bool		nulls[N_PARAMS];
-	bool		weighted;		/* cost is the sum of weights; else the number of hops */
-	double		bound;			/* labels that cost this much or more lead nowhere better */
-	int64		hop;			/* of this round */
-	Label	  **found;			/* labels improved in this round, in no order */
-	int64		nfound;
-	int64		capacity;
-	int64		limit;			/* only so many labels of a round matter, those of the smallest ids; 0: all */
-	bool		has_cutoff;		/* the limit was passed: nodes after this one do not matter */
-	Id			cutoff;
-} Walk;
+	return names->count;
+}
 
-static int
-compare_ids(Id a, Id b)
+GaName
+ga_name(const GaNames *names, uint32 number)
+{
+	const Ref  *ref = &names->refs[number];
+
+	return (GaName) {names->bytes + ref->at, ref->len};
+}
+
+/* Puts a name behind the others, where it can be compared with them. */
+static void
+place(GaNames *names, GaName name, uint32 hash)
+{
+	Ref		   *ref;
+
+	if (names->used + name.len > names->size)
+	{
+		names->size = Max(2 * names->size, names->used + name.len);
+		names->bytes = repalloc_huge(names->bytes, names->size);
+	}
+	if (names->count == names->capacity)
+	{
+		names->capacity *= 2;
+		names->refs = repalloc_huge(names->refs, sizeof(Ref) * (Size) names->capacity);
+	}
+	ref = &names->refs[names->count];
+	ref->at = names->used;
+	ref->len = name.len;
+	ref->hash = hash;
+	memcpy(names->bytes + ref->at, name.bytes, name.len);
+}
+
+uint32
+ga_names_find(GaNames *names, GaName name, uint32 *hash)
+{
+	Slot	   *slot;
+
+	*hash = hash_bytes((const unsigned char *) name.bytes, name.len);
+	place(names, name, *hash);
+	slot = slots_lookup_hash(names->slots, names->count, *hash);
+	return slot == NULL ? GA_NO_NAME : slot->number;
+}
+
+uint32
+ga_names_add(GaNames *names, GaName name, uint32 hash)
+{
+	bool		found;
+
+	if (names->count == PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a walk over a graph cannot visit more than %d nodes", PG_INT32_MAX)));
+	place(names, name, hash);
+	slots_insert_hash(names->slots, names->count, hash, &found);
+	Assert(!found);
+	names->used += name.len;
+	return names->count++;
+}
+
+uint32
+ga_names_number(GaNames *names, GaName name)
+{
+	uint32		hash;
+	uint32		number = ga_names_find(names, name, &hash);
+
+	return number != GA_NO_NAME ? number : ga_names_add(names, name, hash);
+}
+
+void
+ga_names_truncate(GaNames *names, uint32 count)
+{
+	if (count >= names->count)
+		return;
+	for (uint32 i = count; i < names->count; i++)
+		slots_delete(names->slots, i);
+	names->used = names->refs[count].at;
+	names->count = count;
+}
+
+/* ---- order ---- */
+
+int
+ga_name_cmp(GaName a, GaName b)
 {
 	return ga_bytes_cmp(a.bytes, a.len, b.bytes, b.len);
 }
 
-static Id
-copy_id(const Walk *walk, Id name)
+/* Eight bytes of a name, as a number of the same order, decide most comparisons. */
+typedef struct SortKey
 {
-	char	   *bytes = MemoryContextAlloc(walk->context, Max(name.len, 1));
+	uint64		prefix;
+	uint32		number;
+} SortKey;
 
-	memcpy(bytes, name.bytes, name.len);
-	return (Id) {bytes, name.len};
+static inline int
+compare_keys(const SortKey *a, const SortKey *b, const GaNames *names)
+{
+	if (a->prefix != b->prefix)
+		return a->prefix < b->prefix ? -1 : 1;
+	return ga_name_cmp(ga_name(names, a->number), ga_name(names, b->number));
 }
 
-static Id
-id_of(Datum value)
-{
-	text	   *t = DatumGetTextPP(value);
+#define ST_SORT sort_keys
+#define ST_ELEMENT_TYPE SortKey
+#define ST_COMPARE(a, b, names) compare_keys(a, b, names)
+#define ST_COMPARE_ARG_TYPE const GaNames
+#define ST_CHECK_FOR_INTERRUPTS
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
-	return (Id) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
+/* How many bytes all of these names begin with. */
+static int
+common_prefix(const GaNames *names, const uint32 *numbers, uint32 count)
+{
+	GaName		first = ga_name(names, numbers[0]);
+	int			common = first.len;
+
+	for (uint32 i = 1; i < count && common > 0; i++)
+	{
+		GaName		name = ga_name(names, numbers[i]);
+
+		common = Min(common, name.len);
+		while (memcmp(name.bytes, first.bytes, common) != 0)
+			common--;
+	}
+	return common;
 }
 
-static char *
-id_text(Id name)
+void
+ga_names_sort(const GaNames *names, uint32 *numbers, uint32 count)
 {
-	return pnstrdup(name.bytes, name.len);
+	SortKey    *keys;
+	int			common;
+
+	if (count < 2)
+		return;
+	keys = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SortKey) * (Size) count);
+	common = common_prefix(names, numbers, count);
+	for (uint32 i = 0; i < count; i++)
+	{
+		GaName		name = ga_name(names, numbers[i]);
+		uint64		prefix = 0;
+
+		memcpy(&prefix, name.bytes + common, Min(name.len - common, 8));
+		keys[i].prefix = pg_ntoh64(prefix);
+		keys[i].number = numbers[i];
+	}
+	sort_keys(keys, count, names);
+	for (uint32 i = 0; i < count; i++)
+		numbers[i] = keys[i].number;
+	pfree(keys);
 }
 
-static Datum
-id_datum(Id name)
+GaName
+ga_name_of(Datum text_value)
+{
+	text	   *t = DatumGetTextPP(text_value);
+
+	return (GaName) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
+}
+
+Datum
+ga_name_datum(GaName name)
 {
 	return PointerGetDatum(cstring_to_text_with_len(name.bytes, name.len));
 }
 
-/* Edges out of (or into) the frontier as (from, to, edge_type, weight). */
-static void
-append_edges(StringInfo sql, const char *from, const char *to, bool types, bool min_weight)
+char *
+ga_name_text(GaName name)
 {
-	appendStringInfo(sql, "SELECT e.%s, e.%s, e.edge_type, e.weight FROM gpuagent.graph_edge e"
-					 " WHERE e.graph OPERATOR(pg_catalog.=) $%d AND e.%s OPERATOR(pg_catalog.=) ANY ($%d)",
-					 from, to, PARAM_GRAPH + 1, from, PARAM_FRONTIER + 1);
-	if (types)
-		appendStringInfo(sql, " AND e.edge_type OPERATOR(pg_catalog.=) ANY ($%d)", PARAM_TYPES + 1);
-	if (min_weight)
-		appendStringInfo(sql, " AND e.weight OPERATOR(pg_catalog.>=) $%d", PARAM_MIN_WEIGHT + 1);
+	return pnstrdup(name.bytes, name.len);
 }
 
-static void
-prepare_walk(Walk *walk, Direction direction)
+/* ---- arguments ---- */
+
+void
+ga_walk_argument(FunctionCallInfo fcinfo, int arg, const char *what)
 {
-	static GaPlan plans[N_DIRECTIONS][2][2];
-	bool		types = !walk->nulls[PARAM_TYPES];
-	bool		min_weight = !walk->nulls[PARAM_MIN_WEIGHT];
-	StringInfoData sql;
-
-	walk->plan = &plans[direction][types][min_weight];
-	if (ga_plan_ready(walk->plan, N_PARAMS, param_types))
-		return;
-	initStringInfo(&sql);
-	if (direction != DIRECTION_IN)
-		append_edges(&sql, "source", "target", types, min_weight);
-	if (direction == DIRECTION_BOTH)
-		appendStringInfoString(&sql, " UNION ALL ");
-	if (direction != DIRECTION_OUT)
-		append_edges(&sql, "target", "source", types, min_weight);
-	ga_plan_prepare(walk->plan, sql.data, N_PARAMS, param_types, 0);
-}
-
-/* Of two labels of a node in one round, the one that counts. */
-static int
-compare_labels(const Label *a, const Label *b)
-{
-	int			cmp;
-
-	if (a->cost != b->cost)
-		return a->cost < b->cost ? -1 : 1;
-	cmp = compare_ids(a->parent->node, b->parent->node);
-	if (cmp == 0)
-		cmp = compare_ids(a->edge_type, b->edge_type);
-	if (cmp == 0)
-		cmp = (a->weight > b->weight) - (a->weight < b->weight);
-	return cmp;
-}
-
-static void
-add_found(Walk *walk, Label *label)
-{
-	if (walk->nfound == walk->capacity)
-	{
-		walk->capacity *= 2;
-		walk->found = repalloc_huge(walk->found, sizeof(Label *) * walk->capacity);
-	}
-	walk->found[walk->nfound++] = label;
-}
-
-static int
-compare_label_nodes(const void *a, const void *b)
-{
-	return compare_ids((*(Label *const *) a)->node, (*(Label *const *) b)->node);
-}
-
-/* Forgets the labels of this round beyond the limit, so that a hub with millions of neighbours does not fill memory. */
-static void
-forget_surplus(Walk *walk)
-{
-	qsort(walk->found, walk->nfound, sizeof(Label *), compare_label_nodes);
-	for (int64 i = walk->limit; i < walk->nfound; i++)
-	{
-		Label	   *label = walk->found[i];
-		Id			node = label->node;
-
-		nodes_delete(walk->nodes, node);
-		pfree(unconstify(char *, label->edge_type.bytes));
-		pfree(unconstify(char *, node.bytes));
-		pfree(label);
-	}
-	walk->nfound = walk->limit;
-	walk->has_cutoff = true;
-	walk->cutoff = walk->found[walk->limit - 1]->node;
-}
-
-/* The label replaces what the node has, if that is worse. */
-static void
-offer(Walk *walk, const Label *label)
-{
-	NodeEntry  *entry = nodes_lookup(walk->nodes, label->node);
-	Label	   *copy;
-	bool		known;
-
-	if (entry == NULL)
-	{
-		Id			node;
-
-		if (walk->has_cutoff && compare_ids(label->node, walk->cutoff) > 0)
-			return;
-		node = copy_id(walk, label->node);
-		entry = nodes_insert(walk->nodes, node, &known);
-		entry->label = entry->next = NULL;
-	}
-	if (entry->label != NULL && !(label->cost < entry->label->cost))
-		return;
-	if (entry->next != NULL && compare_labels(label, entry->next) >= 0)
-		return;
-	copy = entry->next;
-	if (copy == NULL)
-	{
-		copy = MemoryContextAlloc(walk->context, sizeof(Label));
-		add_found(walk, copy);
-		entry->next = copy;
-	}
-	else
-		pfree(unconstify(char *, copy->edge_type.bytes));
-	*copy = *label;
-	copy->node = entry->node;
-	copy->edge_type = copy_id(walk, label->edge_type);
-	if (walk->limit > 0 && walk->nfound >= 2 * walk->limit + 1024)
-		forget_surplus(walk);
-}
-
-static bool
-receive_edge(TupleTableSlot *slot, DestReceiver *self)
-{
-	Walk	   *walk = (Walk *) self;
-	Label		label;
-	NodeEntry  *from;
-
-	CHECK_FOR_INTERRUPTS();
-	slot_getallattrs(slot);
-	from = nodes_lookup(walk->nodes, id_of(slot->tts_values[0]));
-	if (from == NULL || from->label == NULL)
-		return true;
-	label.parent = from->label;
-	label.node = id_of(slot->tts_values[1]);
-	label.edge_type = id_of(slot->tts_values[2]);
-	label.weight = DatumGetFloat8(slot->tts_values[3]);
-	label.hop = walk->hop;
-	if (walk->weighted && !(label.weight >= 0))
+	if (PG_ARGISNULL(arg))
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("weight %g of the edge from \"%s\" to \"%s\" is not a cost", label.weight,
-						id_text(from->node), id_text(label.node)),
-				 errhint("A weighted path needs weights that are not negative; or use weighted => false.")));
-	label.cost = from->label->cost + (walk->weighted ? label.weight : 1);
-	if (label.cost < walk->bound)
-		offer(walk, &label);
-	return true;
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", what)));
 }
 
-static void
-startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-	Assert(typeinfo->natts == 4);
-}
-
-static void
-shutdown_receiver(DestReceiver *self)
-{
-}
-
-static Walk *
-begin_walk(Datum graph, Datum types, bool no_types, Datum min_weight, bool no_min_weight)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "gpuagent graph walk", ALLOCSET_DEFAULT_SIZES);
-	Walk	   *walk = MemoryContextAllocZero(context, sizeof(Walk));
-
-	walk->context = context;
-	walk->nodes = nodes_create(context, 1024, NULL);
-	walk->pub.receiveSlot = receive_edge;
-	walk->pub.rStartup = startup_receiver;
-	walk->pub.rShutdown = shutdown_receiver;
-	walk->pub.rDestroy = shutdown_receiver;
-	walk->pub.mydest = DestNone;
-	walk->values[PARAM_GRAPH] = graph;
-	walk->values[PARAM_TYPES] = types;
-	walk->nulls[PARAM_TYPES] = no_types;
-	walk->values[PARAM_MIN_WEIGHT] = min_weight;
-	walk->nulls[PARAM_MIN_WEIGHT] = no_min_weight;
-	walk->bound = INFINITY;
-	walk->capacity = 64;
-	walk->found = MemoryContextAlloc(context, sizeof(Label *) * walk->capacity);
-	return walk;
-}
-
-/* A start of the walk; the same node again is ignored. */
-static void
-add_start(Walk *walk, Id node)
-{
-	bool		known;
-	NodeEntry  *entry = nodes_insert(walk->nodes, node, &known);
-
-	if (known)
-		return;
-	entry->node = copy_id(walk, node);
-	entry->label = NULL;
-	entry->next = MemoryContextAllocZero(walk->context, sizeof(Label));
-	entry->next->node = entry->node;
-	add_found(walk, entry->next);
-}
-
-/* What a round found becomes what its nodes have. */
-static void
-commit_label(Walk *walk, Label *label)
-{
-	NodeEntry  *entry = nodes_lookup(walk->nodes, label->node);
-
-	entry->label = label;
-	entry->next = NULL;
-}
-
-/* Finds the labels of the next hop from those of the frontier. */
-static void
-run_round(Walk *walk, Label **frontier, int64 count)
-{
-	Datum	   *ids = palloc(sizeof(Datum) * count);
-
-	for (int64 i = 0; i < count; i++)
-		ids[i] = id_datum(frontier[i]->node);
-	walk->values[PARAM_FRONTIER] = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false, TYPALIGN_INT));
-	for (int64 i = 0; i < count; i++)
-		pfree(DatumGetPointer(ids[i]));
-	pfree(ids);
-	walk->hop++;
-	walk->nfound = 0;
-	walk->has_cutoff = false;
-	ga_plan_run(walk->plan, walk->values, walk->nulls, true, &walk->pub);
-	pfree(DatumGetPointer(walk->values[PARAM_FRONTIER]));
-}
-
-/* 42704 unless the graph has all the nodes. */
-static void
-require_nodes(Datum graph, Datum ids)
-{
-	static GaPlan plan;
-	static const Oid types[] = {TEXTOID, TEXTARRAYOID};
-	Datum		values[] = {graph, ids};
-
-	if (!ga_plan_ready(&plan, 2, types))
-		ga_plan_prepare(&plan, "SELECT gpuagent_store.require_walk($1, $2)", 2, types, 0);
-	ga_plan_run(&plan, values, NULL, true, NULL);
-}
-
-static Direction
-direction_of(FunctionCallInfo fcinfo, int arg)
-{
-	char	   *name = PG_ARGISNULL(arg) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(arg));
-
-	if (strcmp(name, "out") == 0)
-		return DIRECTION_OUT;
-	if (strcmp(name, "in") == 0)
-		return DIRECTION_IN;
-	if (strcmp(name, "both") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid direction \"%s\"", name),
-				 errhint("Use out, in or both.")));
-	return DIRECTION_BOTH;
-}
-
-static int64
-bounded(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
+int64
+ga_walk_bounded(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
 {
 	if (PG_ARGISNULL(arg) || PG_GETARG_INT64(arg) < least)
 		ereport(ERROR,
@@ -407,193 +279,27 @@ bounded(FunctionCallInfo fcinfo, int arg, const char *what, int64 least)
 	return PG_GETARG_INT64(arg);
 }
 
-static void
-require_argument(FunctionCallInfo fcinfo, int arg, const char *what)
+/* One statement over indexes tells whether all is there; what is not is said by require_walk(). */
+void
+ga_walk_require_nodes(Datum graph, Datum ids)
 {
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be NULL", what)));
-}
+	static GaPlan check;
+	static GaPlan complain;
+	static const Oid types[] = {TEXTOID, TEXTARRAYOID};
+	Datum		values[] = {graph, ids};
 
-/* ---- expand_knowledge_graph ---- */
-
-static void
-put_expanded(ReturnSetInfo *rsinfo, const Label *label)
-{
-	bool		start = label->parent == NULL;
-	Datum		values[5] = {0};
-	bool		nulls[5] = {false, false, start, start, start};
-
-	values[0] = id_datum(label->node);
-	values[1] = Int64GetDatum(label->hop);
-	if (!start)
+	if (!ga_plan_ready(&check, 2, types))
 	{
-		values[2] = id_datum(label->parent->node);
-		values[3] = id_datum(label->edge_type);
-		values[4] = Float8GetDatum(label->weight);
+		ga_plan_prepare(&check,
+						"SELECT FROM gpuagent.graph g WHERE g.graph OPERATOR(pg_catalog.=) $1 AND NOT EXISTS ("
+						"SELECT FROM pg_catalog.unnest($2) u(id) WHERE NOT EXISTS (SELECT FROM gpuagent.graph_node n"
+						" WHERE n.graph OPERATOR(pg_catalog.=) $1 AND n.id OPERATOR(pg_catalog.=) u.id OFFSET 0))",
+						2, types, CURSOR_OPT_GENERIC_PLAN);
+		ga_plan_nested(&check);
 	}
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-/* Takes up to max of the labels found, smallest ids first, into the walk and the result; the new frontier. */
-static Label **
-take_level(Walk *walk, int64 max, int64 *count, ReturnSetInfo *rsinfo)
-{
-	Label	  **frontier;
-
-	*count = Min(walk->nfound, max);
-	qsort(walk->found, walk->nfound, sizeof(Label *), compare_label_nodes);
-	frontier = MemoryContextAllocHuge(walk->context, sizeof(Label *) * Max(*count, 1));
-	memcpy(frontier, walk->found, sizeof(Label *) * *count);
-	for (int64 i = 0; i < *count; i++)
-	{
-		commit_label(walk, frontier[i]);
-		put_expanded(rsinfo, frontier[i]);
-	}
-	return frontier;
-}
-
-/*
- * expand_knowledge_graph(graph, seeds, hops, edge_types, min_weight, direction, max_nodes)
- * TABLE(node, hop, parent, edge_type, weight), ordered by hop and node
- */
-PG_FUNCTION_INFO_V1(ga_expand_knowledge_graph);
-Datum
-ga_expand_knowledge_graph(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Walk	   *walk;
-	Direction	direction;
-	int64		hops,
-				left,
-				count;
-	GaIdRef    *seeds;
-	Label	  **frontier;
-	int			nseeds;
-
-	ga_setup_check();
-	require_argument(fcinfo, 0, "graph");
-	require_argument(fcinfo, 1, "seeds");
-	hops = bounded(fcinfo, 2, "hops", 0);
-	direction = direction_of(fcinfo, 5);
-	left = bounded(fcinfo, 6, "max_nodes", 1);
-	seeds = ga_ids(PG_GETARG_DATUM(1), "seed", &nseeds);
-	InitMaterializedSRF(fcinfo, 0);
-
-	SPI_connect();
-	require_nodes(PG_GETARG_DATUM(0), PG_GETARG_DATUM(1));
-	walk = begin_walk(PG_GETARG_DATUM(0), PG_GETARG_DATUM(3), PG_ARGISNULL(3), PG_GETARG_DATUM(4), PG_ARGISNULL(4));
-	prepare_walk(walk, direction);
-	for (int i = 0; i < nseeds; i++)
-		add_start(walk, (Id) {seeds[i].bytes, seeds[i].len});
-	frontier = take_level(walk, left, &count, rsinfo);
-	while (hops-- > 0 && count > 0 && (left -= count) > 0)
-	{
-		Label	  **previous = frontier;
-
-		walk->limit = left;
-		run_round(walk, frontier, count);
-		frontier = take_level(walk, left, &count, rsinfo);
-		pfree(previous);
-	}
-	MemoryContextDelete(walk->context);
-	SPI_finish();
-	return (Datum) 0;
-}
-
-/* ---- shortest_path ---- */
-
-static void
-put_path(ReturnSetInfo *rsinfo, const Label *end)
-{
-	const Label **path = palloc(sizeof(Label *) * (end->hop + 1));
-
-	for (const Label *label = end; label != NULL; label = label->parent)
-		path[label->hop] = label;
-	for (int64 i = 0; i <= end->hop; i++)
-	{
-		Datum		values[4] = {Int64GetDatum(i + 1), id_datum(path[i]->node)};
-		bool		nulls[4] = {false, false, i == 0, i == 0};
-
-		if (i > 0)
-		{
-			values[2] = id_datum(path[i]->edge_type);
-			values[3] = Float8GetDatum(path[i]->weight);
-		}
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-}
-
-/*
- * Bellman and Ford's relaxation in rounds: after round h every node has the
- * cheapest way of at most h hops, so max_hops is exact, and one query serves a
- * whole round. Labels that cost as much as the best way to the target are not
- * followed; without weights this ends at the round that meets the target.
- */
-static Label *
-cheapest_path(Walk *walk, Id source, Id target, int64 max_hops)
-{
-	Label	   *best = NULL;
-	Label	  **frontier;
-	int64		count;
-
-	add_start(walk, source);
-	for (;;)
-	{
-		count = 0;
-		frontier = MemoryContextAllocHuge(walk->context, sizeof(Label *) * Max(walk->nfound, 1));
-		for (int64 i = 0; i < walk->nfound; i++)
-		{
-			Label	   *label = walk->found[i];
-
-			commit_label(walk, label);
-			if (compare_ids(label->node, target) == 0)
-			{
-				best = label;
-				walk->bound = label->cost;
-			}
-		}
-		for (int64 i = 0; i < walk->nfound; i++)
-			if (walk->found[i]->cost < walk->bound)
-				frontier[count++] = walk->found[i];
-		if (count == 0 || walk->hop == max_hops)
-			return best;
-		run_round(walk, frontier, count);
-		pfree(frontier);
-	}
-}
-
-/* shortest_path(graph, source, target, weighted, max_hops) TABLE(ordinal, node, edge_type, weight) */
-PG_FUNCTION_INFO_V1(ga_shortest_path);
-Datum
-ga_shortest_path(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		ends[2];
-	int64		max_hops;
-	Walk	   *walk;
-	Label	   *end;
-
-	ga_setup_check();
-	require_argument(fcinfo, 0, "graph");
-	require_argument(fcinfo, 1, "source");
-	require_argument(fcinfo, 2, "target");
-	require_argument(fcinfo, 3, "weighted");
-	max_hops = bounded(fcinfo, 4, "max_hops", 0);
-	ends[0] = PG_GETARG_DATUM(1);
-	ends[1] = PG_GETARG_DATUM(2);
-	InitMaterializedSRF(fcinfo, 0);
-
-	SPI_connect();
-	require_nodes(PG_GETARG_DATUM(0), PointerGetDatum(construct_array(ends, 2, TEXTOID, -1, false, TYPALIGN_INT)));
-	walk = begin_walk(PG_GETARG_DATUM(0), (Datum) 0, true, (Datum) 0, true);
-	walk->weighted = PG_GETARG_BOOL(3);
-	prepare_walk(walk, DIRECTION_OUT);
-	end = cheapest_path(walk, id_of(ends[0]), id_of(ends[1]), max_hops);
-	if (end != NULL)
-		put_path(rsinfo, end);
-	MemoryContextDelete(walk->context);
-	SPI_finish();
-	return (Datum) 0;
+	if (ga_plan_run(&check, values, NULL, true, NULL) == 1)
+		return;
+	if (!ga_plan_ready(&complain, 2, types))
+		ga_plan_prepare(&complain, "SELECT gpuagent_store.require_walk($1, $2)", 2, types, 0);
+	ga_plan_run(&complain, values, NULL, true, NULL);
 }
