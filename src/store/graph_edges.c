@@ -3,11 +3,11 @@
  *		The edges at a set of nodes (graph_walk.h), from one of two sources.
  *
  * Direct: the keys (graph, source, target, edge_type) and (graph, target, source,
- * edge_type) are read by index scans, and a row only of an edge that the walk
- * wants. Most edges of a dense graph lead to nodes that were reached before, so
- * that neither their visibility nor their weight matters; for the rest the row
- * decides, under the snapshot that a query of the walk would have, with the
- * predicate locks of SERIALIZABLE taken by the same functions of the server.
+ * edge_type) are read by index scans. Most edges of a dense graph lead to nodes
+ * that were reached before, so that it does not matter whether they are visible.
+ * Of those that the walk wants, the visibility map or else the row tells, as in
+ * an index-only scan, under the snapshot that a query of the walk would have;
+ * predicate locks of SERIALIZABLE are those of such a scan.
  *
  * SQL: one prepared statement per set of nodes. It is the way whenever a query
  * would do more than read the table: row security, rights on columns only,
@@ -23,6 +23,7 @@
 #include "access/relation.h"
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "access/visibilitymap.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
@@ -34,6 +35,7 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/predicate.h"
 #include "store/graph_walk.h"
 #include "store/plan.h"
 #include "utils/acl.h"
@@ -66,6 +68,7 @@ typedef struct EdgeScan
 {
 	Relation	index;
 	IndexScanDesc desc;
+	int			weight;			/* its position in the index, -1: only the row has it */
 } EdgeScan;
 
 struct GaEdges
@@ -81,6 +84,7 @@ struct GaEdges
 	Relation	table;			/* NULL: SQL */
 	AttrNumber	weight_column;
 	TupleTableSlot *slot;
+	Buffer		map;			/* of the visibility map */
 	EdgeScan	scans[2];		/* outward, inward */
 	MemoryContext detoasted;
 
@@ -152,6 +156,15 @@ has_key(Relation index, const AttrNumber *numbers, bool inward)
 	return true;
 }
 
+static int
+position_in(Relation index, AttrNumber column)
+{
+	for (int i = 0; i < IndexRelationGetNumberOfAttributes(index); i++)
+		if (index->rd_index->indkey.values[i] == column)
+			return i;
+	return -1;
+}
+
 static void
 find_indexes(GaEdges *edges, const AttrNumber *numbers)
 {
@@ -167,6 +180,7 @@ find_indexes(GaEdges *edges, const AttrNumber *numbers)
 			if (edges->scans[inward].index == NULL && is_usable(index) && has_key(index, numbers, inward))
 			{
 				edges->scans[inward].index = index;
+				edges->scans[inward].weight = position_in(index, numbers[COL_WEIGHT]);
 				kept = true;
 			}
 		if (!kept)
@@ -249,46 +263,70 @@ key_name(GaEdges *edges, Datum value)
 	return name;
 }
 
-/* The row of an edge that the walk wants: is it visible and heavy enough. */
-static void
-take_row(GaEdges *edges, IndexScanDesc desc, GaEdge *edge)
+static bool
+is_heavy_enough(const GaEdges *edges, const GaEdge *edge)
 {
+	return edges->nulls[PARAM_MIN_WEIGHT] || float8_ge(edge->weight, edges->min_weight);
+}
+
+/* True when the edge is visible; then it has its weight. */
+static bool
+fetch_edge(GaEdges *edges, IndexScanDesc desc, GaEdge *edge)
+{
+	BlockNumber block = ItemPointerGetBlockNumber(&desc->xs_heaptid);
 	bool		isnull;
 
+	if (edge->has_weight && VM_ALL_VISIBLE(edges->table, block, &edges->map))
+	{
+		PredicateLockPage(edges->table, block, desc->xs_snapshot);
+		return true;
+	}
 	if (!index_fetch_heap(desc, edges->slot))
-		return;
+		return false;
 	edge->weight = DatumGetFloat8(slot_getattr(edges->slot, edges->weight_column, &isnull));
-	if (!isnull && (edges->nulls[PARAM_MIN_WEIGHT] || float8_ge(edge->weight, edges->min_weight)))
-		edges->visitor->take(edges->visitor->arg, edge);
 	ExecClearTuple(edges->slot);
+	return !isnull;
+}
+
+/* What the index tells of an edge; false when that is enough to leave it out. */
+static bool
+read_key(GaEdges *edges, IndexScanDesc desc, int weight, GaEdge *edge)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	index_deform_tuple(desc->xs_itup, desc->xs_itupdesc, values, nulls);
+	if (nulls[2] || nulls[3])
+		return false;
+	edge->type = key_name(edges, values[3]);
+	if (!accepts_type(edges, edge->type))
+		return false;
+	edge->other = key_name(edges, values[2]);
+	edge->has_weight = weight >= 0 && !nulls[weight];
+	if (edge->has_weight)
+		edge->weight = DatumGetFloat8(values[weight]);
+	return !edge->has_weight || is_heavy_enough(edges, edge);
 }
 
 /* The edges at one node, in order of their other ends. */
 static void
-read_node(GaEdges *edges, IndexScanDesc desc, uint32 from)
+read_node(GaEdges *edges, IndexScanDesc desc, int weight, uint32 from)
 {
 	GaEdge		edge = {.from = from,.inward = edges->inward};
 
 	while (index_getnext_tid(desc, ForwardScanDirection) != NULL)
 	{
-		Datum		values[INDEX_MAX_KEYS];
-		bool		nulls[INDEX_MAX_KEYS];
 		GaEdgeWish	wish;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(edges->detoasted);
-		index_deform_tuple(desc->xs_itup, desc->xs_itupdesc, values, nulls);
-		if (nulls[2] || nulls[3])
+		if (!read_key(edges, desc, weight, &edge))
 			continue;
-		edge.type = key_name(edges, values[3]);
-		if (!accepts_type(edges, edge.type))
-			continue;
-		edge.other = key_name(edges, values[2]);
 		wish = edges->visitor->wish(edges->visitor->arg, &edge);
 		if (wish == GA_EDGE_ENOUGH)
 			break;
-		if (wish == GA_EDGE_TAKE)
-			take_row(edges, desc, &edge);
+		if (wish == GA_EDGE_TAKE && fetch_edge(edges, desc, &edge) && is_heavy_enough(edges, &edge))
+			edges->visitor->take(edges->visitor->arg, &edge);
 	}
 }
 
@@ -306,7 +344,8 @@ scan_of(GaEdges *edges, EdgeScan *scan)
 static void
 visit_directly(GaEdges *edges)
 {
-	IndexScanDesc desc = scan_of(edges, &edges->scans[edges->inward]);
+	EdgeScan   *scan = &edges->scans[edges->inward];
+	IndexScanDesc desc = scan_of(edges, scan);
 	ScanKeyData keys[2];
 
 	for (int i = 0; i < 2; i++)
@@ -316,7 +355,7 @@ visit_directly(GaEdges *edges)
 	{
 		keys[1].sk_argument = ga_name_datum(ga_name(edges->names, edges->nodes[i]));
 		index_rescan(desc, keys, 2, NULL, 0);
-		read_node(edges, desc, i);
+		read_node(edges, desc, scan->weight, i);
 		pfree(DatumGetPointer(keys[1].sk_argument));
 	}
 }
@@ -346,7 +385,7 @@ static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
 	GaEdges    *edges = (GaEdges *) self;
-	GaEdge		edge = {.inward = edges->inward};
+	GaEdge		edge = {.inward = edges->inward,.has_weight = true};
 
 	CHECK_FOR_INTERRUPTS();
 	slot_getallattrs(slot);
@@ -461,6 +500,8 @@ ga_edges_close(GaEdges *edges)
 		if (edges->scans[i].index != NULL)
 			index_close(edges->scans[i].index, NoLock);
 	}
+	if (BufferIsValid(edges->map))
+		ReleaseBuffer(edges->map);
 	if (edges->table != NULL)
 	{
 		ExecDropSingleTupleTableSlot(edges->slot);

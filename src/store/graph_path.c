@@ -273,7 +273,7 @@ static GaEdgeWish
 wish_edge(void *arg, const GaEdge *edge)
 {
 	Search	   *search = arg;
-	double		cost = search->from->cost + (search->weighted ? 0 : 1);
+	double		cost = search->from->cost + (!search->weighted ? 1 : edge->has_weight ? Max(edge->weight, 0) : 0);
 	int64		hops = search->from->hops + 1;
 
 	search->number = ga_names_find(search->names, edge->other, &search->hash);

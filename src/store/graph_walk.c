@@ -24,12 +24,27 @@ typedef struct Ref
 	uint32		hash;
 } Ref;
 
-typedef struct Slot
+/*
+ * Most names are that short, so that a slot, half a line of a processor's cache,
+ * tells by itself whether it is the name: what lies elsewhere is not in the
+ * cache while a walk meets its nodes in no order.
+ */
+#define HEAD 20
+
+typedef struct SlotKey
 {
 	uint32		number;
 	uint32		hash;
+	char		head[HEAD];		/* the first bytes, then zeros, which no text has */
+} SlotKey;
+
+typedef struct Slot
+{
+	SlotKey		key;
 	char		status;
 } Slot;
+
+StaticAssertDecl(sizeof(Slot) == 32, "a slot of the table of names has 32 bytes");
 
 struct GaNames
 {
@@ -39,31 +54,47 @@ struct GaNames
 	uint64		size;
 	Ref		   *refs;
 	uint32		count;
-	uint32		capacity;		/* one more than count at least: the name that is looked up lies behind the others */
+	uint32		capacity;		/* more than count after place() */
 };
 
-static bool same_name(const GaNames *names, uint32 a, uint32 b);
+static bool same_tail(const GaNames *names, uint32 a, uint32 b);
+
+static inline bool
+same_name(const GaNames *names, const SlotKey *a, const SlotKey *b)
+{
+	return memcmp(a->head, b->head, HEAD) == 0 &&
+		(a->head[HEAD - 1] == '\0' || same_tail(names, a->number, b->number));
+}
 
 #define SH_PREFIX slots
 #define SH_ELEMENT_TYPE Slot
-#define SH_KEY_TYPE uint32
-#define SH_KEY number
-#define SH_HASH_KEY(tb, key) (((GaNames *) (tb)->private_data)->refs[key].hash)
-#define SH_EQUAL(tb, a, b) same_name((GaNames *) (tb)->private_data, (a), (b))
+#define SH_KEY_TYPE SlotKey
+#define SH_KEY key
+#define SH_HASH_KEY(tb, key) ((key).hash)
+#define SH_EQUAL(tb, a, b) same_name((const GaNames *) (tb)->private_data, &(a), &(b))
 #define SH_STORE_HASH
-#define SH_GET_HASH(tb, a) (a)->hash
+#define SH_GET_HASH(tb, a) (a)->key.hash
 #define SH_SCOPE static inline
 #define SH_DECLARE
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
 static bool
-same_name(const GaNames *names, uint32 a, uint32 b)
+same_tail(const GaNames *names, uint32 a, uint32 b)
 {
 	const Ref  *x = &names->refs[a];
 	const Ref  *y = &names->refs[b];
 
 	return x->len == y->len && memcmp(names->bytes + x->at, names->bytes + y->at, x->len) == 0;
+}
+
+static SlotKey
+key_of(GaName name, uint32 number, uint32 hash)
+{
+	SlotKey		key = {number, hash};
+
+	memcpy(key.head, name.bytes, Min(name.len, HEAD));
+	return key;
 }
 
 GaNames *
@@ -122,9 +153,10 @@ ga_names_find(GaNames *names, GaName name, uint32 *hash)
 	Slot	   *slot;
 
 	*hash = hash_bytes((const unsigned char *) name.bytes, name.len);
-	place(names, name, *hash);
-	slot = slots_lookup_hash(names->slots, names->count, *hash);
-	return slot == NULL ? GA_NO_NAME : slot->number;
+	if (name.len >= HEAD)
+		place(names, name, *hash);
+	slot = slots_lookup_hash(names->slots, key_of(name, names->count, *hash), *hash);
+	return slot == NULL ? GA_NO_NAME : slot->key.number;
 }
 
 uint32
@@ -137,7 +169,7 @@ ga_names_add(GaNames *names, GaName name, uint32 hash)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("a walk over a graph cannot visit more than %d nodes", PG_INT32_MAX)));
 	place(names, name, hash);
-	slots_insert_hash(names->slots, names->count, hash, &found);
+	slots_insert_hash(names->slots, key_of(name, names->count, hash), hash, &found);
 	Assert(!found);
 	names->used += name.len;
 	return names->count++;
@@ -158,7 +190,7 @@ ga_names_truncate(GaNames *names, uint32 count)
 	if (count >= names->count)
 		return;
 	for (uint32 i = count; i < names->count; i++)
-		slots_delete(names->slots, i);
+		slots_delete(names->slots, key_of(ga_name(names, i), i, names->refs[i].hash));
 	names->used = names->refs[count].at;
 	names->count = count;
 }

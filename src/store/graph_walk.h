@@ -52,7 +52,8 @@ typedef struct GaEdge
 	uint32		from;			/* position in the list of nodes */
 	GaName		other;
 	GaName		type;
-	double		weight;			/* not for `wish` */
+	double		weight;
+	bool		has_weight;		/* for `wish` it may not be known yet */
 	bool		inward;
 } GaEdge;
 
