@@ -138,6 +138,144 @@ class Walks(unittest.TestCase):
             rows = self.expand(["n2"], 50, direction="out", edge_types=["", "b"], min_weight=1.0)
             self.assertEqual({row[0]: row[1] for row in rows}, dict(nx.single_source_shortest_path_length(kept, "n2")))
 
+    def test_ties_of_paths(self):
+        """Among the cheapest paths those of fewest edges, of these by id and type of the last edge, then of the one before."""
+        for seed in range(5):
+            graph = random_graph(400 + seed, 24, 90)
+            rng = random.Random(seed)
+            for _, _, data in graph.edges(data=True):
+                data["weight"] = float(rng.choice([0, 1, 1, 2, 3]))
+            self.store(graph)
+            for weighted in (False, True):
+                for source in rng.sample(sorted(graph.nodes), 3):
+                    ways = self.walks(graph, source, weighted, 9)
+                    for max_hops in (1, 3, 9):
+                        for target in graph.nodes:
+                            self.assertEqual(self.path(source, target, weighted, max_hops), self.best_walk(ways, target, max_hops))
+
+    def walks(self, graph, source, weighted, max_hops):
+        """ways[h][node]: cost, parent, type, weight of the cheapest walk of h edges, ties by parent and type."""
+        ways = [{source: (0.0, None, None, None)}]
+        for _ in range(max_hops):
+            found = {}
+            for a, b, kind, weight in graph.edges(keys=True, data="weight"):
+                if a in ways[-1]:
+                    way = (ways[-1][a][0] + (weight if weighted else 1), a, kind, weight)
+                    if b not in found or (way[0], key(a), key(kind)) < (found[b][0], key(found[b][1]), key(found[b][2])):
+                        found[b] = way
+            ways.append(found)
+        return ways
+
+    def best_walk(self, ways, target, max_hops):
+        hops = min((h for h in range(max_hops + 1) if target in ways[h]), key=lambda h: (ways[h][target][0], h), default=None)
+        rows = []
+        while hops is not None and hops >= 0:
+            _, parent, kind, weight = ways[hops][target]
+            rows.append((target, kind, weight))
+            target, hops = parent, hops - 1
+        return rows[::-1]
+
+    def test_sql_and_index_scans_agree(self):
+        """With row security the edges come from a query: the same rows, and none that the policy hides."""
+        graph = random_graph(500, 60, 240)
+        self.store(graph)
+        nodes = sorted(graph.nodes)
+        visible = nx.MultiDiGraph(graph)
+        visible.remove_edges_from([(a, b, k) for a, b, k in graph.edges(keys=True) if k == "b"])
+        everything = self.answers(nodes)
+        self.assertGreater(len(everything), 300)
+        role = self.conn.execute("SELECT 'networkx_' || pg_backend_pid()").fetchone()[0]
+        self.conn.execute(f"CREATE ROLE {role}")
+        self.addCleanup(self.conn.execute, f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}; ALTER TABLE gpuagent.graph_edge DISABLE ROW LEVEL SECURITY")
+        self.conn.execute(f"SELECT gpuagent.grant_access('{role}', 'read')")
+        self.conn.execute("ALTER TABLE gpuagent.graph_edge ENABLE ROW LEVEL SECURITY")
+        self.conn.execute(f"CREATE POLICY everything ON gpuagent.graph_edge TO {role} USING (true)")
+        self.conn.execute(f"SET ROLE {role}")
+        self.assertEqual(self.answers(nodes), everything)
+        self.conn.execute("RESET ROLE")
+        self.conn.execute("DROP POLICY everything ON gpuagent.graph_edge")
+        self.conn.execute(f"CREATE POLICY most ON gpuagent.graph_edge TO {role} USING (edge_type <> 'b')")
+        self.conn.execute(f"SET ROLE {role}")
+        hidden = self.answers(nodes)
+        self.conn.execute("RESET ROLE")
+        self.store(visible)
+        self.conn.execute("ALTER TABLE gpuagent.graph_edge DISABLE ROW LEVEL SECURITY")
+        self.assertEqual(hidden, self.answers(nodes))
+
+    def answers(self, nodes):
+        """Rows of many walks."""
+        rows = []
+        for i, node in enumerate(nodes):
+            rows += self.expand([node, nodes[i // 2]], 3, direction=("out", "in", "both")[i % 3], max_nodes=20 + i,
+                                edge_types=[None, ["", "b"], ["a"]][i % 3], min_weight=None if i % 2 else 0.5)
+            rows += self.path(node, nodes[-i], i % 2 == 0, 4 + i % 5)
+        return rows
+
+    def test_versions_of_edges(self):
+        """A walk sees what a query would: own changes, neither those of others nor what is deleted, before and after VACUUM."""
+        graph = random_graph(600, 40, 160)
+        self.store(graph)
+        nodes = sorted(graph.nodes)
+        before = self.answers(nodes)
+        with psycopg.connect() as old, psycopg.connect(autocommit=True) as other:
+            old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            mine, self.conn = self.conn, old
+            self.assertEqual(self.answers(nodes), before)
+            other.execute("DELETE FROM gpuagent.graph_edge WHERE graph = %s AND edge_type = 'a'", [GRAPH])
+            other.execute("UPDATE gpuagent.graph_edge SET weight = weight + 1 WHERE graph = %s AND edge_type = ''", [GRAPH])
+            other.execute("INSERT INTO gpuagent.graph_edge (graph, source, target) VALUES (%s, 'n1', 'n2'), (%s, 'ü', 'N0') ON CONFLICT DO NOTHING",
+                          [GRAPH, GRAPH])
+            other.execute("VACUUM gpuagent.graph_edge")
+            self.assertEqual(self.answers(nodes), before)
+            self.conn = mine
+        after = self.answers(nodes)
+        self.conn.execute("VACUUM gpuagent.graph_edge")
+        self.assertEqual(self.answers(nodes), after)
+        self.store(self.stored())
+        self.assertEqual(self.answers(nodes), after)
+        with self.conn.transaction(force_rollback=True):
+            self.conn.execute("DELETE FROM gpuagent.graph_edge WHERE graph = %s AND source <> 'n1'", [GRAPH])
+            self.assertEqual({row[2] for row in self.expand(["n1"], 5, direction="out")[1:]}, {"n1"})
+        self.assertEqual(self.answers(nodes), after)
+
+    def stored(self):
+        graph = nx.MultiDiGraph()
+        graph.add_nodes_from(row[0] for row in self.conn.execute("SELECT id FROM gpuagent.graph_node WHERE graph = %s", [GRAPH]))
+        for a, b, kind, weight in self.conn.execute("SELECT source, target, edge_type, weight FROM gpuagent.graph_edge WHERE graph = %s", [GRAPH]):
+            graph.add_edge(a, b, kind, weight=weight)
+        return graph
+
+    def test_long_names(self):
+        """Ids of one to 255 bytes that differ at any place, and hubs that are cut."""
+        names = sorted({"x" * n for n in (1, 7, 8, 19, 20, 21, 22, 255)} | {"x" * 200 + c for c in "abc"} |
+                       {"x" * n + "y" for n in (0, 18, 19, 20, 250)}, key=key)
+        graph = nx.MultiDiGraph()
+        graph.add_nodes_from(names)
+        for i, name in enumerate(names):
+            graph.add_edge("x", name, "t" * (1 + i), weight=1.0)
+            graph.add_edge(name, names[i - 1], "back", weight=0.5)
+        self.store(graph)
+        rows = self.expand(["x"], 1, direction="out")
+        self.assertEqual([r[0] for r in rows], ["x"] + [n for n in names if n != "x"])
+        for limit in range(1, len(names)):
+            self.assertEqual(self.expand(["x"], 1, direction="out", max_nodes=limit), rows[:limit])
+        for target in names[1:]:
+            self.check_path(graph, self.path("x", target, False, 1), "x", target)
+
+    def test_hub(self):
+        """A hub with many more neighbours than max_nodes: those of the smallest ids, in either direction."""
+        ids = [f"n{i * 7919 % 20000:05}" for i in range(20000)]
+        self.conn.execute("SELECT gpuagent.delete_knowledge_graph(%s)", [GRAPH])
+        self.conn.execute("SELECT gpuagent.store_nodes(%s, %s)", [GRAPH, ids])
+        self.conn.execute("SELECT gpuagent.store_edges(%s, %s, %s)", [GRAPH, ["n00000"] * 19999, ids[1:]])
+        self.conn.execute("SELECT gpuagent.store_edges(%s, %s, %s)", [GRAPH, ids[10000:], ["n00001"] * 10000])
+        for limit in (1, 2, 10, 1000):
+            self.assertEqual([row[0] for row in self.expand(["n00000"], 1, direction="out", max_nodes=limit)], sorted(ids)[:limit])
+        sources = sorted(set(ids[10000:]) - {"n00001"})
+        self.assertEqual([row[0] for row in self.expand(["n00001"], 1, direction="in", edge_types=[""], max_nodes=500)],
+                         ["n00001"] + sorted(set(sources) | {"n00000"})[:499])
+        self.assertEqual([row[0] for row in self.path(sources[5], "n00001", False, 3)], [sources[5], "n00001"])
+
     def test_nearest(self):
         """search_knowledge_graph: the k nearest by NumPy's cosine, then their neighbours."""
         import numpy as np
