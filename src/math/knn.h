@@ -3,7 +3,7 @@
  *		Exact nearest neighbours: rows as the index stores them, and lower bounds
  *		of distances computed from them. Plain C: nothing here knows of PostgreSQL.
  *
- * A record is a GaKnnRow and the vector behind it, in F32 or in F16. What
+ * A record is a GaKnnRow and the vector behind it, in F32, F16 or int8. What
  * storing lost is known: record.loss. So a bound is never above the value that
  * the operator gives for the original vector (doc/architecture.md, knn_bounds.c
  * has the derivation), and an exact value is that value, bit for bit.
@@ -21,7 +21,8 @@
 typedef enum GaKnnStorage
 {
 	GA_KNN_F32,			/* values as they are: exact but for rows of F64 */
-	GA_KNN_F16			/* times a power of two for each row; cosine stores the direction */
+	GA_KNN_F16,			/* over a power of two for each row; cosine stores the direction */
+	GA_KNN_INT8			/* whole numbers of -127 .. 127 times a scale for each row; cosine stores the direction */
 } GaKnnStorage;
 
 typedef enum GaKnnSums

@@ -53,6 +53,30 @@ vec_load(const float *p)
 }
 
 static GA_FORCE_INLINE TARGET Vec
+vec_load_some(const float *p, size_t n)
+{
+	float		some[WIDTH] = {0};
+
+	memcpy(some, p, n * sizeof(*p));
+	return vec_load(some);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_byte(const int8_t *p)
+{
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p)));
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_byte_some(const int8_t *p, size_t n)
+{
+	int8_t		some[WIDTH] = {0};
+
+	memcpy(some, p, n);
+	return vec_byte(some);
+}
+
+static GA_FORCE_INLINE TARGET Vec
 vec_add(Vec x, Vec y)
 {
 	return _mm256_add_ps(x, y);
@@ -144,6 +168,16 @@ wide_to_half(Wide x, float up, uint16_t *out)
 	return _mm256_cvtps_pd(_mm_cvtph_ps(halves));
 }
 
+static GA_FORCE_INLINE TARGET void
+wide_to_byte(Wide x, int8_t *out)
+{
+	__m128i		words = _mm_packs_epi32(_mm256_cvtpd_epi32(x), _mm_setzero_si128());
+	int			bytes = _mm_cvtsi128_si32(_mm_packs_epi16(words, words));
+
+	memcpy(out, &bytes, sizeof(bytes));
+}
+
+#include "knn_load.h"
 #include "knn_store.h"
 
 static GA_FORCE_INLINE TARGET Wide
@@ -156,15 +190,6 @@ static GA_FORCE_INLINE TARGET Wide
 wide_min(Wide x, Wide y)
 {
 	return _mm256_min_pd(x, y);
-}
-
-static GA_FORCE_INLINE TARGET Vec
-vec_load_some(const float *p, size_t n)
-{
-	float		some[WIDTH] = {0};
-
-	memcpy(some, p, n * sizeof(*p));
-	return vec_load(some);
 }
 
 /* Writes the sums of four vectors, each folded to four floats. */

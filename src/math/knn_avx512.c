@@ -50,6 +50,24 @@ vec_load(const float *p)
 }
 
 static GA_FORCE_INLINE TARGET Vec
+vec_load_some(const float *p, size_t n)
+{
+	return _mm512_maskz_loadu_ps((__mmask16) ((1u << n) - 1), p);
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_byte(const int8_t *p)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+}
+
+static GA_FORCE_INLINE TARGET Vec
+vec_byte_some(const int8_t *p, size_t n)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16) ((1u << n) - 1), p)));
+}
+
+static GA_FORCE_INLINE TARGET Vec
 vec_add(Vec x, Vec y)
 {
 	return _mm512_add_ps(x, y);
@@ -142,6 +160,13 @@ wide_to_half(Wide x, float up, uint16_t *out)
 	return _mm512_cvtps_pd(_mm256_cvtph_ps(halves));
 }
 
+static GA_FORCE_INLINE TARGET void
+wide_to_byte(Wide x, int8_t *out)
+{
+	_mm_storel_epi64((__m128i *) out, _mm256_cvtepi32_epi8(_mm512_cvtpd_epi32(x)));
+}
+
+#include "knn_load.h"
 #include "knn_store.h"
 
 static GA_FORCE_INLINE TARGET Wide
@@ -154,12 +179,6 @@ static GA_FORCE_INLINE TARGET Wide
 wide_min(Wide x, Wide y)
 {
 	return _mm512_min_pd(x, y);
-}
-
-static GA_FORCE_INLINE TARGET Vec
-vec_load_some(const float *p, size_t n)
-{
-	return _mm512_maskz_loadu_ps((__mmask16) ((1u << n) - 1), p);
 }
 
 /* Writes the sums of four vectors, each folded to four floats. */

@@ -50,7 +50,7 @@ fill_term(Chunk *chunk, int i, GaMetric metric, GaKnnStorage storage)
 	GaKnnTerms *terms = &chunk->terms;
 	double		low = row->norm * (1 - 0x1p-23);
 
-	terms->scale[i] = storage == GA_KNN_F16 ? ldexp(1.0, ga_knn_exponent(row)) : 1.0;
+	terms->scale[i] = ga_knn_scale(storage, row);
 	terms->loss[i] = row->loss;
 	terms->length[i] = row->norm * (1 + 0x1p-22) + (metric == GA_METRIC_IP ? row->loss : 0);
 	terms->square[i] = low * low * (1 - 0x1p-46);
@@ -133,11 +133,11 @@ multiply(const Chunk *chunk, const GaKnnQuery *const *queries, double (*products
 		values[q] = queries[q]->values;
 	for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
 	{
-		const void *rows[GA_KNN_TILE_ROWS];
+		const char *rows[GA_KNN_TILE_ROWS];
 		double		sums[GA_KNN_TILE_QUERIES][GA_KNN_TILE_ROWS];
 
 		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
-			rows[r] = chunk->row[i + r] + 1;
+			rows[r] = ga_knn_elements(queries[0]->storage, chunk->row[i + r]);
 		tile(rows, values, queries[0]->dim, sums);
 		for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
 			memcpy(products[q] + i, sums[q], sizeof(sums[q]));

@@ -4,7 +4,7 @@
  *		holds the original.
  *
  * Notation: x the original row, q the original query, both exact reals; h the
- * stored vector (F16: element * 2^e), p = values * unit the prepared query;
+ * stored vector (F16 and int8: element * scale), p = values * unit the prepared query;
  * u = 2^-24 and v = 2^-53 the units of F32 and F64; g(k, w) = k w / (1 - k w)
  * as in Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., Lemma
  * 3.1 and (3.4): a product of k factors 1 + d, |d| <= w, or of their inverses,
@@ -166,7 +166,7 @@ static void
 fill_errors(GaKnnQuery *query)
 {
 	double		n = (double) query->dim;
-	double		kernel = query->storage == GA_KNN_F16 ? gamma_of(GA_KNN_ROUNDINGS + 3, 0x1p-24) : 0x1p-24;
+	double		kernel = query->storage == GA_KNN_F32 ? 0x1p-24 : gamma_of(GA_KNN_ROUNDINGS + 3, 0x1p-24);
 	double		canonical = gamma_of(n / GA_LANES + 16, 0x1p-53);
 	bool		in_f32 = query->sums == GA_KNN_SUMS_F32;
 	double		operator_sum = in_f32 ? gamma_of(n + 4, 0x1p-24) : canonical;
@@ -177,7 +177,7 @@ fill_errors(GaKnnQuery *query)
 	query->sum_factor = 1 - kernel;
 	query->value_factor = 1 - (in_f32 ? operator_sum : 0x1p-24) - canonical - 0x1p-48;
 	query->value_tiny = in_f32 ? sqrt(n) * 0x1p-74 : n * 0x1p-530;
-	query->slack = (query->storage == GA_KNN_F16 ? kernel : quotient * canonical) + quotient * operator_sum + 0x1p-48;
+	query->slack = (query->storage == GA_KNN_F32 ? quotient * canonical : kernel) + quotient * operator_sum + 0x1p-48;
 	query->tile_error = tile + n * 0x1p-48 + 0x1p-48;
 	query->tile_slack = query->tile_error + quotient * operator_sum + 0x1p-48;
 }
@@ -210,17 +210,18 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 	fill_errors(query);
 }
 
-/* ----- F16 ----- */
+/* ----- F16 and int8 ----- */
 
 /* A kernel's sum in F64: for rows whose F32 sum overflows or underflows. */
 static double
-sum_wide(GaKnnSum what, const uint16_t *row, const float *query, double ratio, size_t n)
+sum_wide(GaKnnStorage storage, GaKnnSum what, const char *row, const float *query, double ratio, size_t n)
 {
 	double		sum = 0;
 
 	for (size_t i = 0; i < n; i++)
 	{
-		double		difference = ga_widen_half(row[i]) * ratio - query[i];
+		double		x = storage == GA_KNN_F16 ? ga_widen_half(((const uint16_t *) row)[i]) : ((const int8_t *) row)[i];
+		double		difference = x * ratio - query[i];
 
 		sum += what == GA_KNN_SUM_L2 ? difference * difference : fabs(difference);
 	}
@@ -231,17 +232,17 @@ sum_wide(GaKnnSum what, const uint16_t *row, const float *query, double ratio, s
 static double
 sum_differences(const GaKnnQuery *query, GaKnnSum what, const GaKnnRow *row)
 {
-	const uint16_t *elements = (const uint16_t *) (row + 1);
-	int			exponent = ga_knn_exponent(row) - query->exponent;
+	const char *elements = ga_knn_elements(query->storage, row);
+	double		ratio = ga_knn_scale(query->storage, row) / query->unit;
 
-	if (exponent >= FLT_MIN_EXP - 1 && exponent < FLT_MAX_EXP)
+	if (ratio >= FLT_MIN && ratio <= FLT_MAX)
 	{
-		double		sum = ga_knn_kernels->sum[what] (elements, query->values, ldexpf(1.0f, exponent), query->dim);
+		double		sum = ga_knn_kernels->sum[query->storage][what] (elements, query->values, (float) ratio, query->dim);
 
 		if (sum >= 0x1p-100 && sum <= 0x1p120)
 			return sum;
 	}
-	return sum_wide(what, elements, query->values, ldexp(1.0, exponent), query->dim);
+	return sum_wide(query->storage, what, elements, query->values, ratio, query->dim);
 }
 
 /* The value that no distance of the metric is below. */
@@ -288,9 +289,8 @@ bound_cosine(const GaKnnQuery *query, const GaKnnRow *row, double product, doubl
 }
 
 static double
-bound_f16(const GaKnnQuery *query, const GaKnnRow *row)
+bound_narrow(const GaKnnQuery *query, const GaKnnRow *row)
 {
-	const uint16_t *elements = (const uint16_t *) (row + 1);
 	double		sum;
 	double		scale;
 
@@ -307,8 +307,9 @@ bound_f16(const GaKnnQuery *query, const GaKnnRow *row)
 			break;
 	}
 
-	scale = ldexp(1.0, ga_knn_exponent(row) + query->exponent);
-	sum = ga_knn_kernels->sum[GA_KNN_SUM_DOT] (elements, query->values, 1.0f, query->dim) * scale;
+	scale = ga_knn_scale(query->storage, row) * query->unit;
+	sum = ga_knn_kernels->sum[query->storage][GA_KNN_SUM_DOT] (ga_knn_elements(query->storage, row), query->values, 1.0f,
+															   query->dim) * scale;
 	if (query->metric == GA_METRIC_COSINE)
 		return bound_cosine(query, row, sum, row->loss);
 	return bound_product(query, row, sum + (double) query->dim * 0x1p-149 * scale);
@@ -381,7 +382,7 @@ ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact)
 	/* An infinite norm makes sums NaN or infinite of either sign. */
 	if (query->reach == GA_KNN_UNBOUNDED || !(row->loss <= FLT_MAX) || !(row->norm <= FLT_MAX))
 		return least;
-	bound = query->storage == GA_KNN_F16 ? bound_f16(query, row) : bound_f32(query, row, operator_value(query, row));
+	bound = query->storage == GA_KNN_F32 ? bound_f32(query, row, operator_value(query, row)) : bound_narrow(query, row);
 	return bound > least ? bound : least;
 }
 

@@ -5,7 +5,8 @@
  * F16: the vector, for cosine its direction, over a power of two that brings the
  * largest element just below F16's largest value. So nothing overflows, an F16
  * row is stored exactly whatever its magnitude, and elements down to 2^-29 of
- * the largest keep full precision. The loss is measured, not estimated: it is
+ * the largest keep full precision. int8: whole numbers times a 127th of the
+ * largest element. The loss is measured, not estimated: it is
  * the norm of what remains when the stored value is taken from the original.
  */
 #include "knn_impl.h"
@@ -18,7 +19,9 @@
 size_t
 ga_knn_record_bytes(GaKnnStorage storage, size_t dim)
 {
-	return (sizeof(GaKnnRow) + dim * (storage == GA_KNN_F16 ? 2 : 4) + 7) / 8 * 8;
+	size_t		scale = storage == GA_KNN_INT8 ? sizeof(float) : 0;
+
+	return (sizeof(GaKnnRow) + scale + dim * ga_knn_element_bytes(storage) + 7) / 8 * 8;
 }
 
 /* A vector as the caller has it, and the next of its elements as F64. */
@@ -81,16 +84,19 @@ largest(Source *source)
 }
 
 static void
-store_f16(Source *source, const GaKnnScale *scale, uint16_t *out, GaKnnLost *lost)
+store_narrow(Source *source, GaKnnStorage storage, const GaKnnScale *scale, char *out, GaKnnLost *lost)
 {
-	uint16_t	halves[BLOCK];
+	GaKnnStore	store = storage == GA_KNN_F16 ? ga_knn_kernels->store_half : ga_knn_kernels->store_bytes;
+	uint16_t	elements[BLOCK];
 
 	source->next = 0;
 	while (next_block(source))
 	{
-		ga_knn_kernels->store_half(source->block, source->padded, scale, halves, lost);
-		memcpy(out, halves, source->count * sizeof(*out));
-		out += source->count;
+		size_t		size = source->count * ga_knn_element_bytes(storage);
+
+		store(source->block, source->padded, scale, elements, lost);
+		memcpy(out, elements, size);
+		out += size;
 	}
 }
 
@@ -161,13 +167,46 @@ exponent_of(double max)
 	return exponent < -GA_KNN_EXPONENT_BIAS ? -GA_KNN_EXPONENT_BIAS : exponent;
 }
 
+/*
+ * A 127th of max, rounded up to 16 bits, so that its products with elements are
+ * exact in F32; far above F32's denormals.
+ */
+static float
+byte_scale(double max)
+{
+	float		scale = (float) (max / 127 * (1 + 0x1p-15));
+	uint32_t	bits;
+
+	memcpy(&bits, &scale, sizeof(bits));
+	bits &= ~(uint32_t) 0xff;
+	memcpy(&scale, &bits, sizeof(scale));
+	return scale > 0x1p-100f ? scale : 0x1p-100f;
+}
+
+/* Chooses the unit of the elements and notes it in the record. */
+static double
+choose_unit(GaKnnStorage storage, double max, GaKnnRow *record)
+{
+	float		scale;
+	int			exponent;
+
+	if (storage == GA_KNN_INT8)
+	{
+		scale = byte_scale(max);
+		memcpy(record + 1, &scale, sizeof(scale));
+		return scale;
+	}
+	exponent = exponent_of(max);
+	record->flags |= (uint16_t) ((exponent + GA_KNN_EXPONENT_BIAS) << GA_KNN_EXPONENT_SHIFT);
+	return ldexp(1.0, exponent);
+}
+
 static void
-encode_f16(GaMetric metric, Source *source, GaKnnRow *record)
+encode_narrow(GaMetric metric, GaKnnStorage storage, Source *source, GaKnnRow *record)
 {
 	double		max = largest(source);
 	double		length = 1;
 	double		more = 0;
-	int			exponent;
 	GaKnnScale	scale;
 	GaKnnLost	lost;
 
@@ -186,11 +225,9 @@ encode_f16(GaMetric metric, Source *source, GaKnnRow *record)
 		return;
 
 	scale.factor = 1 / length;
-	exponent = exponent_of(max * scale.factor);
-	scale.unit = ldexp(1.0, exponent);
-	scale.up = ldexpf(1.0f, -exponent);
-	store_f16(source, &scale, (uint16_t *) (record + 1), &lost);
-	record->flags |= (uint16_t) ((exponent + GA_KNN_EXPONENT_BIAS) << GA_KNN_EXPONENT_SHIFT);
+	scale.unit = choose_unit(storage, max * scale.factor, record);
+	scale.up = 1 / scale.unit;
+	store_narrow(source, storage, &scale, (char *) ga_knn_elements(storage, record), &lost);
 	record->loss = loss_of(metric, &lost, source->dim, more);
 	if (metric != GA_METRIC_COSINE)
 		record->norm = (float) sqrt(add_lanes(lost.stored));
@@ -247,8 +284,8 @@ ga_knn_encode(GaMetric metric, GaKnnStorage storage, int dtype, const void *data
 
 	if (is_nowhere(metric, &source))
 		record->flags |= GA_KNN_NAN;
-	else if (storage == GA_KNN_F16)
-		encode_f16(metric, &source, record);
-	else
+	else if (storage == GA_KNN_F32)
 		encode_f32(metric, &source, record);
+	else
+		encode_narrow(metric, storage, &source, record);
 }

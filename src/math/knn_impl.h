@@ -8,6 +8,8 @@
 #include "distance_impl.h"
 #include "knn.h"
 
+#include <math.h>
+
 /* Queries have zeros up to a multiple of this: the widest step of a kernel. */
 #define GA_KNN_PAD 64
 
@@ -22,10 +24,30 @@
 #define GA_KNN_EXPONENT_SHIFT 8
 #define GA_KNN_EXPONENT_BIAS 126
 
-static inline int
-ga_knn_exponent(const GaKnnRow *row)
+static inline size_t
+ga_knn_element_bytes(GaKnnStorage storage)
 {
-	return (row->flags >> GA_KNN_EXPONENT_SHIFT) - GA_KNN_EXPONENT_BIAS;
+	return storage == GA_KNN_F32 ? 4 : storage == GA_KNN_F16 ? 2 : 1;
+}
+
+/* An int8 row has its scale before its elements, an F32. */
+static inline const char *
+ga_knn_elements(GaKnnStorage storage, const GaKnnRow *row)
+{
+	return (const char *) (row + 1) + (storage == GA_KNN_INT8 ? sizeof(float) : 0);
+}
+
+/* What the elements are to be multiplied by: it and its products with them have at most 24 bits. */
+static inline double
+ga_knn_scale(GaKnnStorage storage, const GaKnnRow *row)
+{
+	float		scale = 1;
+
+	if (storage == GA_KNN_F16)
+		return ldexp(1.0, (row->flags >> GA_KNN_EXPONENT_SHIFT) - GA_KNN_EXPONENT_BIAS);
+	if (storage == GA_KNN_INT8)
+		memcpy(&scale, row + 1, sizeof(scale));
+	return scale;
 }
 
 typedef enum GaKnnSum
@@ -36,28 +58,32 @@ typedef enum GaKnnSum
 } GaKnnSum;
 
 /*
- * Sum over n elements of an F16 row, which may end with its memory, and an F32
- * query padded with zeros. Where no intermediate result overflows or underflows,
+ * Sum over n elements of a row, which may end with its memory, and an F32 query
+ * padded with zeros. Where no intermediate result overflows or underflows,
  * each term differs from the exact one by at most GA_KNN_ROUNDINGS + 3 factors
  * 1 + d with |d| <= 2^-24, and n with |d| <= 2^-53.
  */
-typedef double (*GaKnnKernel) (const uint16_t *row, const float *query, float ratio, size_t n);
+typedef double (*GaKnnKernel) (const void *row, const float *query, float ratio, size_t n);
 
-/* How a row's elements become F16: x * factor (cosine: 1 / norm), over unit = 2^exponent; up = 1 / unit. */
+/* How elements are stored: x * factor (cosine: 1 / norm) in units; up = 1 / unit. */
 typedef struct GaKnnScale
 {
 	double		factor;
 	double		unit;
-	float		up;
+	double		up;
 } GaKnnScale;
 
+typedef struct GaKnnLost GaKnnLost;
+
+typedef void (*GaKnnStore) (const double *x, size_t n, const GaKnnScale *scale, void *out, GaKnnLost *lost);
+
 /* Sums over a row's elements, in lanes. */
-typedef struct GaKnnLost
+struct GaKnnLost
 {
 	double		squares[GA_LANES];	/* of what storing lost */
 	double		sum[GA_LANES];		/* its magnitudes */
 	double		stored[GA_LANES];	/* squares of what is stored */
-} GaKnnLost;
+};
 
 /* Rows and queries whose products are computed together; rows whose bounds are. */
 #define GA_KNN_TILE_ROWS 4
@@ -96,21 +122,22 @@ typedef struct GaKnnFinish
 	double		most;
 } GaKnnFinish;
 
-/* Products of GA_KNN_TILE_ROWS rows of F16 or F32 and GA_KNN_TILE_QUERIES queries padded with zeros. */
-typedef void (*GaKnnTile) (const void *const *rows, const float *const *queries, size_t n,
+/* Products of GA_KNN_TILE_ROWS rows and GA_KNN_TILE_QUERIES queries padded with zeros. */
+typedef void (*GaKnnTile) (const char *const *rows, const float *const *queries, size_t n,
 						   double (*sums)[GA_KNN_TILE_ROWS]);
 
 typedef struct GaKnnKernels
 {
-	GaKnnKernel sum[3];			/* by GaKnnSum */
-	GaKnnTile	tile[2];		/* by GaKnnStorage */
+	GaKnnKernel sum[3][3];		/* by GaKnnStorage but F32, and GaKnnSum */
+	GaKnnTile	tile[3];		/* by GaKnnStorage */
 
 	/* Of GA_KNN_TERMS products makes bounds. */
 	void		(*finish) (const GaKnnTerms *terms, const GaKnnFinish *how, double *bounds);
 
 	/* Of elements widened to F64, none NaN, padded with zeros to a multiple of GA_LANES: */
 	double		(*largest) (const double *x, size_t n);
-	void		(*store_half) (const double *x, size_t n, const GaKnnScale *scale, uint16_t *out, GaKnnLost *lost);
+	GaKnnStore	store_half;
+	GaKnnStore	store_bytes;
 } GaKnnKernels;
 
 extern const GaKnnKernels ga_knn_kernels_portable;

@@ -48,6 +48,24 @@ vec_load(const float *p)
 }
 
 static GA_FORCE_INLINE Vec
+vec_load_some(const float *p, size_t n)
+{
+	return n > 0 ? *p : 0.0f;
+}
+
+static GA_FORCE_INLINE Vec
+vec_byte(const int8_t *p)
+{
+	return *p;
+}
+
+static GA_FORCE_INLINE Vec
+vec_byte_some(const int8_t *p, size_t n)
+{
+	return n > 0 ? *p : 0.0f;
+}
+
+static GA_FORCE_INLINE Vec
 vec_add(Vec x, Vec y)
 {
 	return x + y;
@@ -138,6 +156,13 @@ wide_to_half(Wide x, float up, uint16_t *out)
 	return ga_widen_half(*out);
 }
 
+static GA_FORCE_INLINE void
+wide_to_byte(Wide x, int8_t *out)
+{
+	*out = (int8_t) x;
+}
+
+#include "knn_load.h"
 #include "knn_store.h"
 
 static GA_FORCE_INLINE Wide
@@ -150,12 +175,6 @@ static GA_FORCE_INLINE Wide
 wide_min(Wide x, Wide y)
 {
 	return x < y ? x : y;
-}
-
-static GA_FORCE_INLINE Vec
-vec_load_some(const float *p, size_t n)
-{
-	return n > 0 ? *p : 0.0f;
 }
 
 static GA_FORCE_INLINE void

@@ -6,15 +6,14 @@
  * The including file defines
  *		TILE_PART		queries whose sums, with those of GA_KNN_TILE_ROWS rows, fit the registers: a divisor of
  *						GA_KNN_TILE_QUERIES
- *		vec_load_some	fewer than WIDTH floats, then zeros
  *		vec_reduce_rows	the sums of GA_KNN_TILE_ROWS vectors, each pairwise, added to as many doubles
  *		wide_sqrt
- * and what knn_kernels.h and knn_store.h ask for.
+ * and what knn_load.h, knn_kernels.h and knn_store.h ask for.
  */
 
 /* Adds products of up to SEGMENT elements; each row that is loaded serves TILE_PART queries. */
 static GA_FORCE_INLINE TARGET void
-tile_segment(GaKnnStorage storage, const void *const *rows, const float *const *queries, size_t start, size_t n,
+tile_segment(GaKnnStorage storage, const char *const *rows, const float *const *queries, size_t start, size_t n,
 			 double (*sums)[GA_KNN_TILE_ROWS])
 {
 	Vec			acc[TILE_PART][GA_KNN_TILE_ROWS];
@@ -36,14 +35,9 @@ tile_segment(GaKnnStorage storage, const void *const *rows, const float *const *
 #pragma GCC unroll 4
 		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
 		{
-			const uint16_t *half = (const uint16_t *) rows[r] + i;
-			const float *single = (const float *) rows[r] + i;
-			Vec			row;
+			const char *p = rows[r] + i * ga_knn_element_bytes(storage);
+			Vec			row = end - i >= WIDTH ? load(storage, p) : load_some(storage, p, end - i);
 
-			if (end - i >= WIDTH)
-				row = storage == GA_KNN_F16 ? vec_half(half) : vec_load(single);
-			else
-				row = storage == GA_KNN_F16 ? vec_half_some(half, end - i) : vec_load_some(single, end - i);
 #pragma GCC unroll 6
 			for (int q = 0; q < TILE_PART; q++)
 				acc[q][r] = vec_fma(row, query[q], acc[q][r]);
@@ -56,7 +50,7 @@ tile_segment(GaKnnStorage storage, const void *const *rows, const float *const *
 }
 
 static GA_FORCE_INLINE TARGET void
-tile(GaKnnStorage storage, const void *const *rows, const float *const *queries, size_t n,
+tile(GaKnnStorage storage, const char *const *rows, const float *const *queries, size_t n,
 	 double (*sums)[GA_KNN_TILE_ROWS])
 {
 	memset(sums, 0, sizeof(*sums) * GA_KNN_TILE_QUERIES);
@@ -66,17 +60,16 @@ tile(GaKnnStorage storage, const void *const *rows, const float *const *queries,
 						 sums + q);
 }
 
-static TARGET void
-tile_half(const void *const *rows, const float *const *queries, size_t n, double (*sums)[GA_KNN_TILE_ROWS])
-{
-	tile(GA_KNN_F16, rows, queries, n, sums);
-}
+#define DEFINE_TILE(storage) \
+	static TARGET void \
+	tile_##storage(const char *const *rows, const float *const *queries, size_t n, double (*sums)[GA_KNN_TILE_ROWS]) \
+	{ \
+		tile(GA_KNN_##storage, rows, queries, n, sums); \
+	}
 
-static TARGET void
-tile_single(const void *const *rows, const float *const *queries, size_t n, double (*sums)[GA_KNN_TILE_ROWS])
-{
-	tile(GA_KNN_F32, rows, queries, n, sums);
-}
+DEFINE_TILE(F32)
+DEFINE_TILE(F16)
+DEFINE_TILE(INT8)
 
 /* The bounds of GA_KNN_TERMS rows from their products with a query. */
 static TARGET void

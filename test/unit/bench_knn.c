@@ -18,6 +18,7 @@
 #define BATCH 64
 #define BLOCK_ROWS 64
 
+static const char *const storage_names[] = {"F32", "F16", "int8"};
 static const char *const metric_names[] = {"L2", "IP", "COSINE", "L1"};
 static size_t rows = 100000;
 static size_t dim = 768;
@@ -97,7 +98,7 @@ make_pages(GaMetric metric, GaKnnStorage storage, const float *data)
 	for (size_t i = 0; i < rows; i++)
 		ga_knn_encode(metric, storage, GA_F32, data + i * dim, dim,
 					  (GaKnnRow *) (pages.memory + i / pages.per_page * PAGE + PAGE_HEADER + i % pages.per_page * pages.record));
-	printf("%-8s %-6s %s encoding %8.1f ms\n", "", metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32",
+	printf("%-8s %-6s %-4s encoding %8.1f ms\n", "", metric_names[metric], storage_names[storage],
 		   (now() - start) * 1e3);
 	return pages;
 }
@@ -168,8 +169,8 @@ measure_worth(const Pages *pages, GaMetric metric, GaKnnStorage storage, const f
 			candidates += bounds[i] <= kth;
 		free(query);
 	}
-	printf("%-8s %-6s %s bounds below values by %.2e of them on average; %.1f rows to look at for 10\n", "",
-		   metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32", gap / size, (double) candidates / QUERIES);
+	printf("%-8s %-6s %-4s bounds below values by %.2e of them on average; %.1f rows to look at for 10\n", "",
+		   metric_names[metric], storage_names[storage], gap / size, (double) candidates / QUERIES);
 	free(values);
 }
 
@@ -187,7 +188,7 @@ measure_scan(const char *isa, const Pages *pages, GaMetric metric, GaKnnStorage 
 		start = now() - start;
 		best = start < best ? start : best;
 	}
-	printf("%-8s %-6s %s scan %8.2f ms %6.1f GB/s\n", isa, metric_names[metric], storage == GA_KNN_F16 ? "F16" : "F32",
+	printf("%-8s %-6s %-4s scan %8.2f ms %6.1f GB/s\n", isa, metric_names[metric], storage_names[storage],
 		   best * 1e3, (double) (rows * pages->record) / best / 1e9);
 	free(query);
 }
@@ -222,8 +223,8 @@ measure_batch(const char *isa, const Pages *pages, GaMetric metric, GaKnnStorage
 		start = now() - start;
 		best = start < best ? start : best;
 	}
-	printf("%-8s %-6s %s %d queries %8.1f ms %6.3f ms a query %6.1f GFLOP/s\n", isa, metric_names[metric],
-		   storage == GA_KNN_F16 ? "F16" : "F32", BATCH, best * 1e3, best * 1e3 / BATCH,
+	printf("%-8s %-6s %-4s %d queries %8.1f ms %6.3f ms a query %6.1f GFLOP/s\n", isa, metric_names[metric],
+		   storage_names[storage], BATCH, best * 1e3, best * 1e3 / BATCH,
 		   2.0 * BATCH * (double) rows * (double) dim / best / 1e9);
 	for (int q = 0; q < BATCH; q++)
 		free(queries[q]);
@@ -255,7 +256,7 @@ measure_read(const char *memory, size_t size)
 		start = now() - start;
 		best = start < best ? start : best;
 	}
-	printf("%-8s %-6s     read %8.2f ms %6.1f GB/s\n", "", "", best * 1e3, (double) size / best / 1e9);
+	printf("%-8s %-6s      read %8.2f ms %6.1f GB/s\n", "", "", best * 1e3, (double) size / best / 1e9);
 }
 
 int
@@ -281,7 +282,7 @@ main(int argc, char **argv)
 	bounds = allocate((rows + PAGE) * sizeof(double));
 
 	for (int metric = GA_METRIC_L2; metric <= GA_METRIC_L1; metric++)
-		for (int storage = GA_KNN_F16; storage >= GA_KNN_F32; storage--)
+		for (int storage = GA_KNN_F32; storage <= GA_KNN_INT8; storage++)
 		{
 			Pages		pages = make_pages(metric, storage, data);
 
@@ -295,7 +296,7 @@ main(int argc, char **argv)
 				measure_batch(isas[i], &pages, metric, storage, queries);
 			}
 			ga_math_init();
-			if (storage == GA_KNN_F16)
+			if (storage != GA_KNN_F32)
 				measure_worth(&pages, metric, storage, data, queries, bounds);
 			free(pages.memory);
 		}

@@ -7,6 +7,7 @@
 #include "math/knn.h"
 
 static const int widths[] = {0, 4, 2, 2, 8};
+static const char *const storage_names[] = {"F32", "F16", "int8"};
 static const char *const metric_names[] = {"L2", "IP", "COSINE", "L1"};
 
 static double
@@ -131,7 +132,7 @@ check_row(const char *isa, int da, const void *row, int db, const void *query_da
 	{
 		double		value = operator_value(metric, da, row, db, query_data, n);
 
-		for (int storage = GA_KNN_F32; storage <= GA_KNN_F16; storage++)
+		for (int storage = GA_KNN_F32; storage <= GA_KNN_INT8; storage++)
 		{
 			size_t		size = ga_knn_record_bytes(storage, n);
 			char		what[80];
@@ -139,7 +140,7 @@ check_row(const char *isa, int da, const void *row, int db, const void *query_da
 			double		bound;
 			bool		exact;
 
-			snprintf(what, sizeof(what), "%s %s row %s query %s", isa, storage ? "F16" : "F32", ga_dtype_info(da)->name,
+			snprintf(what, sizeof(what), "%s %s row %s query %s", isa, storage_names[storage], ga_dtype_info(da)->name,
 					 ga_dtype_info(db)->name);
 			memset(record, 0xa5, size);
 			ga_knn_encode(metric, storage, da, row, n, record);
@@ -230,7 +231,7 @@ check_batch(GaMetric metric, GaKnnStorage storage, GaKnnSums sums, int nq, int r
 			double		value = operator_value(metric, row_dtype[i], row_data + i * (n * 8 + 8), q % 5 == 4 ? GA_F64 : GA_F32,
 											   query_data + q * (n * 8 + 8), n);
 
-			good &= check_bound(storage ? "batch F16" : "batch F32", metric, bounds[(size_t) q * rows + i],
+			good &= check_bound(storage_names[storage], metric, bounds[(size_t) q * rows + i],
 								isnan(bounds[(size_t) q * rows + i]), value, n);
 		}
 	for (int q = 0; q < nq; q++)
@@ -252,7 +253,7 @@ test_batches(const char *isa)
 	bool		good = true;
 
 	for (int metric = GA_METRIC_L2; metric <= GA_METRIC_L1; metric++)
-		for (int storage = GA_KNN_F32; storage <= GA_KNN_F16; storage++)
+		for (int storage = GA_KNN_F32; storage <= GA_KNN_INT8; storage++)
 			for (size_t i = 0; i < LENGTH(lengths); i++)
 				for (int rows = 0; rows < 140; rows += 1 + (int) (next_random() % 60))
 					good &= check_batch(metric, storage, next_random() % 2, 1 + (int) (next_random() % 14), rows, lengths[i]);
@@ -266,6 +267,8 @@ stored(GaKnnStorage storage, const GaKnnRow *record, size_t i)
 {
 	if (storage == GA_KNN_F32)
 		return ((const float *) (record + 1))[i];
+	if (storage == GA_KNN_INT8)
+		return (double) ((const int8_t *) (record + 1))[4 + i] * *(const float *) (record + 1);
 	return ldexp(reference_widen(&half, ((const uint16_t *) (record + 1))[i]), (record->flags >> 8) - 126);
 }
 
@@ -308,7 +311,7 @@ check_worst(const char *isa, GaMetric metric, GaKnnStorage storage, int dtype, s
 		x[i] = get(dtype, row, i);
 		norm += x[i] * x[i];
 	}
-	for (size_t i = 0; i < n && metric == GA_METRIC_COSINE && storage == GA_KNN_F16; i++)
+	for (size_t i = 0; i < n && metric == GA_METRIC_COSINE && storage != GA_KNN_F32; i++)
 		x[i] /= sqrtl(norm);
 	ga_knn_encode(metric, storage, dtype, row, n, record);
 	loss = norm_of_rest(metric, x, storage, record, n, rest);
@@ -348,7 +351,7 @@ test_worst(const char *isa)
 	bool		good = true;
 
 	for (int i = 0; i < 6000; i++)
-		good &= check_worst(isa, next_random() % 4, i % 4 != 0 ? GA_KNN_F16 : GA_KNN_F32, i % 3 ? GA_F32 : GA_F64,
+		good &= check_worst(isa, next_random() % 4, i % 4 == 0 ? GA_KNN_F32 : i % 4 == 1 ? GA_KNN_INT8 : GA_KNN_F16, i % 3 ? GA_F32 : GA_F64,
 							1 + next_random() % (i % 100 == 0 ? 4096 : 100), looks[next_random() % LENGTH(looks)]);
 	snprintf(name, sizeof(name), "%s: the loss is what was lost, and bounds hold where it points", isa);
 	result(good, name);
@@ -395,7 +398,7 @@ test_sums_in_f32(const char *isa)
 	for (int i = 0; i < 8000; i++)
 	{
 		GaMetric	metric = next_random() % 4;
-		GaKnnStorage storage = next_random() % 2;
+		GaKnnStorage storage = next_random() % 3;
 		Look		look = (Look) (i % LOOK_COUNT);
 		size_t		n = 1 + next_random() % (i % 100 == 0 ? 4000 : 200);
 		float	   *a = calloc(n, sizeof(*a));
@@ -440,7 +443,7 @@ test_encoding(void)
 	for (int i = 0; i < 4000; i++)
 	{
 		GaMetric	metric = next_random() % 4;
-		GaKnnStorage storage = next_random() % 2;
+		GaKnnStorage storage = next_random() % 3;
 		int			dtype = GA_F32 + (int) (next_random() % 4);
 		size_t		n = next_random() % (i % 50 == 0 ? 3000 : 100);
 		size_t		size = ga_knn_record_bytes(storage, n);
