@@ -6,13 +6,11 @@
  * memory is the limit. The squared distance of L2 is |h|^2 + |p|^2 - 2 h p
  * (notation and steps as in knn_bounds.c), of which each summand is bounded from
  * below; that loses more than summing squared differences, in relation to the
- * distance: about 2^-17 |h| |p| of its square, which matters only between
- * vectors nearer to each other than a hundredth of their norm. L1 has no such
+ * distance: 2^-15 |h| |p| of its square at most, which is less than what F16 lost
+ * but between vectors nearer to each other than a twentieth of their norm. L1 has no such
  * form and goes row by row, as do rows and queries of extreme norm.
  */
 #include "knn_impl.h"
-
-#include <math.h>
 
 /* Rows of which some are left to ga_knn_bound_row(). */
 typedef struct Chunk

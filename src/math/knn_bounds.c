@@ -47,8 +47,6 @@
  */
 #include "knn_impl.h"
 
-#include <math.h>
-
 const GaKnnKernels *ga_knn_kernels = &ga_knn_kernels_portable;
 
 static size_t

@@ -11,8 +11,6 @@
  */
 #include "knn_impl.h"
 
-#include <math.h>
-
 /* Elements handled at a time: a multiple of GA_LANES. */
 #define BLOCK 512
 

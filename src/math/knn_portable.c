@@ -4,8 +4,6 @@
  */
 #include "knn_impl.h"
 
-#include <math.h>
-
 #define TARGET
 #define WIDTH 1
 #define VECTORS 16
