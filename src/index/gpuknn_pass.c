@@ -23,7 +23,7 @@ offer(GpuknnScan *scan, const char *records, int n)
 {
 	size_t		stride = scan->shape.record_bytes;
 
-	ga_knn_bounds(scan->query, records, stride, n, scan->bounds, scan->exact);
+	ga_knn_bounds(scan->query, records, stride, n, scan->top.threshold, scan->bounds, scan->exact);
 	for (int i = 0; i < n; i++)
 	{
 		const GaKnnRow *row;

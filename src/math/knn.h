@@ -69,9 +69,13 @@ extern void ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage stor
  * before it (a multiple of 8, at least ga_knn_record_bytes()). bounds[i] is at
  * most the operator's value, and NaN only where that is NaN; where exact[i] it
  * is the operator's value, bit for bit. exact may be NULL. NaN sorts last.
+ *
+ * Bounds above `threshold` are of no use to the caller: a row that could give an
+ * exact value may get such a bound instead, which is quicker. NaN: all are of
+ * use. So is every value up to the threshold of a GaKnnTop.
  */
-extern void ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n, double *bounds,
-						  bool *exact);
+extern void ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n, double threshold,
+						  double *bounds, bool *exact);
 
 /*
  * The same of nq queries of one metric, storage and dimension: bounds[q * n + i].

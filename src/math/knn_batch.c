@@ -36,30 +36,22 @@ query_is_odd(const GaKnnQuery *query)
 		(query->metric == GA_METRIC_COSINE && query->sums == GA_KNN_SUMS_F32 && !ga_knn_norm_in_range(query->length));
 }
 
-/*
- * norm is within half a unit of F32 of |h| or, for cosine, |x|. The direction of
- * an F32 row is the row over its norm as stored, which is off by 2^-23 of it at
- * most; its loss as in knn_bounds.c.
- */
+/* norm is within a part in 2^24 of |h| or, for cosine, |x|. */
 static void
 fill_term(Chunk *chunk, int i, GaMetric metric, GaKnnStorage storage)
 {
 	const GaKnnRow *row = chunk->row[i];
 	GaKnnTerms *terms = &chunk->terms;
+	GaKnnStored stored = ga_knn_stored(metric, storage, row);
 	double		low = row->norm * (1 - 0x1p-23);
 
-	terms->scale[i] = ga_knn_scale(storage, row);
-	terms->loss[i] = row->loss;
-	terms->length[i] = row->norm * (1 + 0x1p-22) + (metric == GA_METRIC_IP ? row->loss : 0);
+	terms->scale[i] = stored.scale;
+	terms->loss[i] = stored.loss;
 	terms->square[i] = low * low * (1 - 0x1p-46);
-	if (metric != GA_METRIC_COSINE)
-		return;
-	if (storage == GA_KNN_F32)
-	{
-		terms->scale[i] = 1.0 / row->norm;
-		terms->loss[i] = 2.0 * row->loss / low * GA_KNN_UP + 0x1p-22;
-	}
-	terms->length[i] = 1 + terms->loss[i];
+	if (metric == GA_METRIC_COSINE)
+		terms->length[i] = 1 + stored.loss;
+	else
+		terms->length[i] = row->norm * (1 + 0x1p-22) + (metric == GA_METRIC_IP ? row->loss : 0);
 }
 
 static void
@@ -149,7 +141,7 @@ bound_odd(const GaKnnQuery *query, const Chunk *chunk, bool all, double *bounds)
 
 	for (int i = 0; i < chunk->n; i++)
 		if (all || chunk->odd[i])
-			bounds[i] = ga_knn_bound_row(query, chunk->row[i], &exact);
+			bounds[i] = ga_knn_bound_row(query, chunk->row[i], -HUGE_VAL, &exact);
 }
 
 /* Up to GA_KNN_TILE_QUERIES queries, all of them for tiles. */

@@ -4,9 +4,9 @@
  *		holds the original.
  *
  * Notation: x the original row, q the original query, both exact reals; h the
- * stored vector (F16 and int8: element * scale), p = values * unit the prepared query;
- * u = 2^-24 and v = 2^-53 the units of F32 and F64; g(k, w) = k w / (1 - k w)
- * as in Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., Lemma
+ * stored vector, elements * scale, p = values * unit the prepared query; u =
+ * 2^-24 and v = 2^-53 the units of F32 and F64; g(k, w) = k w / (1 - k w) as in
+ * Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., Lemma
  * 3.1 and (3.4): a product of k factors 1 + d, |d| <= w, or of their inverses,
  * is within 1 +- g(k, w).
  * Known: |x - h| <= row.loss and |q - p| <= query.loss in the norm of the
@@ -164,7 +164,7 @@ static void
 fill_errors(GaKnnQuery *query)
 {
 	double		n = (double) query->dim;
-	double		kernel = query->storage == GA_KNN_F32 ? 0x1p-24 : gamma_of(GA_KNN_ROUNDINGS + 3, 0x1p-24);
+	double		kernel = gamma_of(GA_KNN_ROUNDINGS + 3, 0x1p-24);
 	double		canonical = gamma_of(n / GA_LANES + 16, 0x1p-53);
 	bool		in_f32 = query->sums == GA_KNN_SUMS_F32;
 	double		operator_sum = in_f32 ? gamma_of(n + 4, 0x1p-24) : canonical;
@@ -175,7 +175,7 @@ fill_errors(GaKnnQuery *query)
 	query->sum_factor = 1 - kernel;
 	query->value_factor = 1 - (in_f32 ? operator_sum : 0x1p-24) - canonical - 0x1p-48;
 	query->value_tiny = in_f32 ? sqrt(n) * 0x1p-74 : n * 0x1p-530;
-	query->slack = (query->storage == GA_KNN_F32 ? quotient * canonical : kernel) + quotient * operator_sum + 0x1p-48;
+	query->slack = kernel + quotient * operator_sum + 0x1p-48;
 	query->tile_error = tile + n * 0x1p-48 + 0x1p-48;
 	query->tile_slack = query->tile_error + quotient * operator_sum + 0x1p-48;
 }
@@ -208,20 +208,29 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 	fill_errors(query);
 }
 
-/* ----- F16 and int8 ----- */
+static double
+stored_element(GaKnnStorage storage, const char *elements, size_t i)
+{
+	if (storage == GA_KNN_F16)
+		return ga_widen_half(((const uint16_t *) elements)[i]);
+	return storage == GA_KNN_F32 ? ((const float *) elements)[i] : ((const int8_t *) elements)[i];
+}
 
 /* A kernel's sum in F64: for rows whose F32 sum overflows or underflows. */
 static double
-sum_wide(GaKnnStorage storage, GaKnnSum what, const char *row, const float *query, double ratio, size_t n)
+sum_wide(const GaKnnQuery *query, GaKnnSum what, const char *elements, double ratio)
 {
 	double		sum = 0;
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < query->dim; i++)
 	{
-		double		x = storage == GA_KNN_F16 ? ga_widen_half(((const uint16_t *) row)[i]) : ((const int8_t *) row)[i];
-		double		difference = x * ratio - query[i];
+		double		x = stored_element(query->storage, elements, i);
+		double		difference = x * ratio - query->values[i];
 
-		sum += what == GA_KNN_SUM_L2 ? difference * difference : fabs(difference);
+		if (what == GA_KNN_SUM_DOT)
+			sum += x * query->values[i];
+		else
+			sum += what == GA_KNN_SUM_L2 ? difference * difference : fabs(difference);
 	}
 	return sum;
 }
@@ -240,7 +249,18 @@ sum_differences(const GaKnnQuery *query, GaKnnSum what, const GaKnnRow *row)
 		if (sum >= 0x1p-100 && sum <= 0x1p120)
 			return sum;
 	}
-	return sum_wide(query->storage, what, elements, query->values, ratio, query->dim);
+	return sum_wide(query, what, elements, ratio);
+}
+
+/* Sum of products of elements and values; those of F32 rows may overflow. */
+static double
+sum_products(const GaKnnQuery *query, const GaKnnRow *row)
+{
+	const char *elements = ga_knn_elements(query->storage, row);
+
+	if (query->storage == GA_KNN_F32 && !ga_knn_norm_in_range(row->norm))
+		return sum_wide(query, GA_KNN_SUM_DOT, elements, 1);
+	return ga_knn_kernels->sum[query->storage][GA_KNN_SUM_DOT] (elements, query->values, 1.0f, query->dim);
 }
 
 /* The value that no distance of the metric is below. */
@@ -286,9 +306,11 @@ bound_cosine(const GaKnnQuery *query, const GaKnnRow *row, double product, doubl
 	return bound < 2 ? bound : 2;
 }
 
+/* A lower bound, for a row and a query of which something is known. */
 static double
-bound_narrow(const GaKnnQuery *query, const GaKnnRow *row)
+lower_bound(const GaKnnQuery *query, const GaKnnRow *row)
 {
+	GaKnnStored stored;
 	double		sum;
 	double		scale;
 
@@ -305,15 +327,15 @@ bound_narrow(const GaKnnQuery *query, const GaKnnRow *row)
 			break;
 	}
 
-	scale = ga_knn_scale(query->storage, row) * query->unit;
-	sum = ga_knn_kernels->sum[query->storage][GA_KNN_SUM_DOT] (ga_knn_elements(query->storage, row), query->values, 1.0f,
-															   query->dim) * scale;
+	if (query->metric == GA_METRIC_COSINE && row->norm < FLT_MIN)
+		return 0;
+	stored = ga_knn_stored(query->metric, query->storage, row);
+	scale = stored.scale * query->unit;
+	sum = (sum_products(query, row) + (double) query->dim * 0x1p-149) * scale;
 	if (query->metric == GA_METRIC_COSINE)
-		return bound_cosine(query, row, sum, row->loss);
-	return bound_product(query, row, sum + (double) query->dim * 0x1p-149 * scale);
+		return bound_cosine(query, row, sum, stored.loss);
+	return bound_product(query, row, sum);
 }
-
-/* ----- F32 ----- */
 
 /* Whether the canonical value of what is stored is that of the original. */
 static bool
@@ -333,66 +355,41 @@ operator_value(const GaKnnQuery *query, const GaKnnRow *row)
 	return query->metric == GA_METRIC_IP ? 0.0 - value : value;
 }
 
-/*
- * A bound from the canonical value of what is stored: that is off by no more
- * than a kernel's sum would be (fill_errors() knows), and the query is exact, so
- * its loss only makes the bound lower. Directions of x and h differ by at most
- * 2 |x - h| / |h|. ("Directions" as in Dunkl and Williams, Amer. Math. Monthly
- * 71, 1964: |x/|x| - y/|y|| <= 2 |x - y| / max(|x|, |y|) for L2.)
- */
-static double
-bound_f32(const GaKnnQuery *query, const GaKnnRow *row, double value)
-{
-	switch (query->metric)
-	{
-		case GA_METRIC_L2:
-		case GA_METRIC_L1:
-			/* An F32 difference overflowed, where one with the F64 original need not. */
-			if (value > DBL_MAX)
-				return 0;
-			return bound_difference(query, row, value * query->sum_factor - query->value_tiny);
-		case GA_METRIC_IP:
-			return bound_product(query, row, -value);
-		case GA_METRIC_COSINE:
-			if (row->norm < FLT_MIN)
-				return 0;
-			return bound_cosine(query, row, 1 - value, 2.0 * row->loss / (row->norm * (1 - 0x1p-22)) * GA_KNN_UP);
-	}
-	return -HUGE_VAL;
-}
-
-/* ----- all ----- */
-
 double
-ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact)
+ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, double threshold, bool *exact)
 {
 	double		least = least_value(query->metric);
-	double		bound;
+	double		bound = least;
 
 	*exact = true;
 	if (query->reach == GA_KNN_NOWHERE || (row->flags & GA_KNN_NAN))
 		return NAN;
 
 	*exact = query->storage == GA_KNN_F32 && is_exact(query, row);
-	if (*exact)
+	if (*exact && isnan(threshold))
 		return operator_value(query, row);
 
 	/* An infinite norm makes sums NaN or infinite of either sign. */
-	if (query->reach == GA_KNN_UNBOUNDED || !(row->loss <= FLT_MAX) || !(row->norm <= FLT_MAX))
-		return least;
-	bound = query->storage == GA_KNN_F32 ? bound_f32(query, row, operator_value(query, row)) : bound_narrow(query, row);
-	return bound > least ? bound : least;
+	if (query->reach == GA_KNN_ORDINARY && row->loss <= FLT_MAX && row->norm <= FLT_MAX)
+		bound = lower_bound(query, row);
+	if (!(bound > least))
+		bound = least;
+	if (!*exact)
+		return bound;
+	*exact = !(bound > threshold);
+	return *exact ? operator_value(query, row) : bound;
 }
 
 void
-ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n, double *bounds, bool *exact)
+ga_knn_bounds(const GaKnnQuery *query, const void *records, size_t stride, int n, double threshold, double *bounds,
+			  bool *exact)
 {
 	for (int i = 0; i < n; i++)
 	{
 		const GaKnnRow *row = (const GaKnnRow *) ((const char *) records + (size_t) i * stride);
 		bool		row_exact;
 
-		bounds[i] = ga_knn_bound_row(query, row, &row_exact);
+		bounds[i] = ga_knn_bound_row(query, row, threshold, &row_exact);
 		if (exact != NULL)
 			exact[i] = row_exact;
 	}

@@ -128,7 +128,7 @@ typedef void (*GaKnnTile) (const char *const *rows, const float *const *queries,
 
 typedef struct GaKnnKernels
 {
-	GaKnnKernel sum[3][3];		/* by GaKnnStorage but F32, and GaKnnSum */
+	GaKnnKernel sum[3][3];		/* by GaKnnStorage and GaKnnSum */
 	GaKnnTile	tile[3];		/* by GaKnnStorage */
 
 	/* Of GA_KNN_TERMS products makes bounds. */
@@ -189,8 +189,33 @@ ga_knn_norm_in_range(double norm)
 	return norm >= 0x1p-40 && norm <= 0x1p60;
 }
 
-/* The bound of one row, or its exact value. */
-extern double ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, bool *exact);
+/* The bound of one row, or its exact value if that can be had and the bound is not above the threshold. */
+extern double ga_knn_bound_row(const GaKnnQuery *query, const GaKnnRow *row, double threshold, bool *exact);
+
+/* A row's stored vector (for cosine: its direction) is elements * scale, off by `loss` at most. */
+typedef struct GaKnnStored
+{
+	double		scale;
+	double		loss;
+} GaKnnStored;
+
+/*
+ * An F32 index over cosine has the vector itself: its direction is off by 2 |x - h| / |h| at
+ * most (Dunkl and Williams, Amer. Math. Monthly 71, 1964), and the norm, which is not below
+ * FLT_MIN here, by a part in 2^24.
+ */
+static inline GaKnnStored
+ga_knn_stored(GaMetric metric, GaKnnStorage storage, const GaKnnRow *row)
+{
+	GaKnnStored stored = {ga_knn_scale(storage, row), row->loss};
+
+	if (metric == GA_METRIC_COSINE && storage == GA_KNN_F32)
+	{
+		stored.scale = 1.0 / row->norm;
+		stored.loss = 2.0 * row->loss / row->norm * (1 + 0x1p-22) + 0x1p-22;
+	}
+	return stored;
+}
 
 /* A little more than a sum of a few F64 operations on positive numbers that should round up. */
 #define GA_KNN_UP (1.0 + 0x1p-48)

@@ -78,6 +78,9 @@ sum(GaKnnStorage storage, GaKnnSum what, const char *row, const float *query, fl
 		return sum(GA_KNN_##storage, GA_KNN_SUM_##what, row, query, ratio, n); \
 	}
 
+DEFINE_SUM(F32, L2)
+DEFINE_SUM(F32, L1)
+DEFINE_SUM(F32, DOT)
 DEFINE_SUM(F16, L2)
 DEFINE_SUM(F16, L1)
 DEFINE_SUM(F16, DOT)
@@ -93,7 +96,7 @@ DEFINE_SUM(INT8, DOT)
 	}
 
 KERNEL_TABLE = {
-	.sum = {SUMS(F16), SUMS(INT8)},
+	.sum = {SUMS(F32), SUMS(F16), SUMS(INT8)},
 	.tile = {[GA_KNN_F32] = tile_F32, [GA_KNN_F16] = tile_F16, [GA_KNN_INT8] = tile_INT8},
 	.finish = finish,
 	.largest = largest,

@@ -121,6 +121,28 @@ check_bound(const char *what, GaMetric metric, double bound, bool exact, double 
 						  exact ? "exact" : "lower", value);
 }
 
+/* Thresholds spare exact values, and only of rows above them. */
+static bool
+check_thresholds(const char *what, GaMetric metric, const GaKnnQuery *query, const GaKnnRow *record, double all,
+				 double value, size_t n)
+{
+	const double thresholds[] = {-HUGE_VAL, 0, value * 0.99, value * (1 - 1e-6), value, value * 1.01, HUGE_VAL};
+	bool		good = true;
+
+	for (size_t i = 0; i < LENGTH(thresholds); i++)
+	{
+		double		bound;
+		bool		exact;
+
+		ga_knn_bounds(query, record, 0, 1, thresholds[i], &bound, &exact);
+		good &= check_bound(what, metric, bound, exact, value, n);
+		if (double_bits(bound) != double_bits(all) && !(bound > thresholds[i]))
+			good = differ("%s %s n=%d: bound %a, not %a, for threshold %a", what, metric_names[metric], (int) n, bound, all,
+						  thresholds[i]);
+	}
+	return good;
+}
+
 /* One row and query under every metric and storage. */
 static bool
 check_row(const char *isa, int da, const void *row, int db, const void *query_data, size_t n)
@@ -145,10 +167,11 @@ check_row(const char *isa, int da, const void *row, int db, const void *query_da
 			memset(record, 0xa5, size);
 			ga_knn_encode(metric, storage, da, row, n, record);
 			ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_CANONICAL, db, query_data, n);
-			ga_knn_bounds(query, record, size, 1, &bound, &exact);
+			ga_knn_bounds(query, record, size, 1, NAN, &bound, &exact);
 			good &= check_bound(what, metric, bound, exact, value, n);
 			if (storage == GA_KNN_F32 && da != GA_F64 && !exact)
 				good = differ("%s %s n=%d: not exact", what, metric_names[metric], (int) n);
+			good &= check_thresholds(what, metric, query, record, bound, value, n);
 			if (record->tid[0] != 0xa5 || record->tid[5] != 0xa5 || (record->flags & GA_KNN_INDEX_FLAGS))
 				good = differ("%s: tid or flags of the index", what);
 			free(record);
@@ -329,7 +352,7 @@ check_worst(const char *isa, GaMetric metric, GaKnnStorage storage, int dtype, s
 			put(query_dtype, q, j, (metric == GA_METRIC_L2 || metric == GA_METRIC_L1 ? stored(storage, record, j) : 0) +
 				factor * rest[j]);
 		ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_CANONICAL, query_dtype, q, n);
-		ga_knn_bounds(query, record, 0, 1, &bound, &exact);
+		ga_knn_bounds(query, record, 0, 1, NAN, &bound, &exact);
 		good &= check_bound(isa, metric, bound, exact, operator_value(metric, dtype, row, query_dtype, q, n), n);
 		ga_knn_bounds_batch((const GaKnnQuery *const *) &query, 1, record, 0, 1, &bound);
 		good &= check_bound(isa, metric, bound, isnan(bound), operator_value(metric, dtype, row, query_dtype, q, n), n);
@@ -413,7 +436,7 @@ test_sums_in_f32(const char *isa)
 		fill(GA_F32, a, n, look == LOOK_BAD ? LOOK_GAUSS : look, GA_F32, b);
 		ga_knn_encode(metric, storage, GA_F32, a, n, record);
 		ga_knn_prepare(query, metric, storage, GA_KNN_SUMS_F32, GA_F32, b, n);
-		ga_knn_bounds(query, record, 0, 1, &bound, &exact);
+		ga_knn_bounds(query, record, 0, 1, NAN, &bound, &exact);
 		ga_knn_bounds_batch((const GaKnnQuery *const *) &query, 1, record, 0, 1, &batch_bound);
 		for (int order = 0; order < 3; order++)
 		{
