@@ -12,6 +12,7 @@ import unittest
 import numpy as np
 import psycopg
 from safetensors import safe_open
+from shared import SharedConnection
 from test_store_hash import CHUNK, chunk_hash, tensor_of, tree_of
 
 NUMPY = {"F32": np.float32, "F64": np.float64, "U8": np.uint8, "I64": np.int64, "F16": np.float16}
@@ -88,11 +89,10 @@ class Backup:
         return line["dtype"], shape, data
 
 
-class BackupTest(unittest.TestCase):
+class BackupTest(SharedConnection):
     @classmethod
     def setUpClass(cls):
-        cls.conn = psycopg.connect(autocommit=True)
-        cls.conn.execute("SET search_path = public, gpuagent")
+        super().setUpClass()
         cls.base = pathlib.Path(cls.one("SELECT gpuagent_store.storage_path()"))
 
     @classmethod
@@ -100,11 +100,10 @@ class BackupTest(unittest.TestCase):
         for name in ("backup/a", "backup/b", "backup/c"):
             cls.conn.execute("SELECT delete_swarm(%s)", (name,))
         cls.conn.execute("SELECT delete_expert('backup/e'), delete_agent('backup/x')")
-        cls.conn.close()
 
     @classmethod
-    def one(cls, query, *args):
-        return cls.conn.execute(query, args).fetchone()[0]
+    def connect(cls):
+        return psycopg.connect(autocommit=True, options="-c search_path=public,gpuagent")
 
     def test_read_back(self):
         rng = np.random.default_rng(7)

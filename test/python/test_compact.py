@@ -217,7 +217,7 @@ class CompactTest(unittest.TestCase):
         for data in versions:
             self.upload("a", data)
         job = self.value("SELECT gpuagent.compact_storage(wait => false)")
-        self.assertEqual(self.value("SELECT gpuagent.wait_for_job(%s, '60 s')", job), "done")
+        self.assertEqual(self.value("SELECT gpuagent.wait_for_job(%s, '180 s')", job), "done")
         result = self.value("SELECT result FROM gpuagent_store.job WHERE job = %s", job)
         self.assertGreater(result["freed"], 0)
         self.assertEqual([self.count("chunk"), self.count("chunk_delta"), self.count("compact_pending")], [12, 24, 0])

@@ -7,20 +7,20 @@ import unittest
 import numpy as np
 import psycopg
 
+from shared import SharedConnection
 from test_safetensors import by_package, file_of
 
 
-class DefectsTest(unittest.TestCase):
+class DefectsTest(SharedConnection):
     @classmethod
     def setUpClass(cls):
-        cls.conn = psycopg.connect(autocommit=True)
+        super().setUpClass()
         cls.storage = pathlib.Path(cls.one("SELECT gpuagent_store.storage_path()"))
         cls.forget()
 
     @classmethod
     def tearDownClass(cls):
         cls.forget()
-        cls.conn.close()
 
     @classmethod
     def one(cls, query, *params):

@@ -11,6 +11,8 @@ import numpy as np
 import psycopg
 import safetensors
 
+from shared import SharedConnection
+
 MIB = 1 << 20
 BLOCK = 4096
 PIECE = 128 << 10  # a participant writes its own blocks when they are so many
@@ -20,21 +22,16 @@ SIZES = (0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, PIECE - 1, PIECE, PIECE + BLOCK, 
          MIB, MIB + 1, MIB + BLOCK, 2 * MIB - 1, 3 * MIB + PIECE + 77, 5 * MIB, 9 * MIB + 12345)
 
 
-class ExportTest(unittest.TestCase):
+class ExportTest(SharedConnection):
     @classmethod
     def setUpClass(cls):
-        cls.conn = psycopg.connect(autocommit=True)
+        super().setUpClass()
         cls.base = pathlib.Path(cls.one("SELECT gpuagent_store.storage_path()"))
         cls.random = random.Random(1)
 
     @classmethod
     def tearDownClass(cls):
         cls.conn.execute("SELECT gpuagent.delete_expert(expert) FROM gpuagent.expert WHERE expert LIKE 'ex.%'")
-        cls.conn.close()
-
-    @classmethod
-    def one(cls, query, *params):
-        return cls.conn.execute(query, params).fetchone()[0]
 
     def store(self, expert, tensors, compression="on"):
         """Bytes as U8 layers, real numbers as F32: {layer: bytes or array}."""

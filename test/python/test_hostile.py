@@ -447,12 +447,15 @@ class HostileTest(unittest.TestCase):
         cls.admin.close()
         shutil.rmtree(cls.folder, ignore_errors=True)
 
+    def tearDown(self):
+        self.conn.rollback()
+
     @classmethod
     def connect(cls, database, autocommit=False):
         conn = psycopg.connect(dbname=database, autocommit=True)
         conn.execute("CREATE EXTENSION IF NOT EXISTS gpuagent")
         conn.execute("SELECT gpuagent.setup()")
-        conn.execute("SET statement_timeout = '30s'")
+        conn.execute("SET statement_timeout = '300s'")
         conn.execute("SET timezone = 'UTC'")
         conn.autocommit = autocommit
         return conn

@@ -17,6 +17,8 @@ import safetensors
 import safetensors.numpy
 import safetensors_reader
 
+from shared import SharedConnection
+
 MIB = 1024 * 1024
 MUTANTS = 10_000 if os.environ.get("GA_TEST_LONG") else 400
 
@@ -72,21 +74,16 @@ def has_duplicates(data):
     return any(found)
 
 
-class SafetensorsTest(unittest.TestCase):
+class SafetensorsTest(SharedConnection):
     @classmethod
     def setUpClass(cls):
-        cls.conn = psycopg.connect(autocommit=True)
+        super().setUpClass()
         cls.base = pathlib.Path(cls.one("SELECT gpuagent_store.storage_path()"))
         cls.forget()
 
     @classmethod
     def tearDownClass(cls):
         cls.forget()
-        cls.conn.close()
-
-    @classmethod
-    def one(cls, query, *params):
-        return cls.conn.execute(query, params).fetchone()[0]
 
     @classmethod
     def forget(cls):

@@ -12,6 +12,7 @@ import unittest
 import psycopg
 
 import hostile_model as model
+from shared import SharedConnection
 from test_hostile import header_of, manifest_of, put_header, put_manifest, reseal
 
 LEVELS = ("quick", "full", "deep")
@@ -103,13 +104,13 @@ TABLES = [
 ]
 
 
-class VerificationTest(unittest.TestCase):
+class VerificationTest(SharedConnection):
     @classmethod
     def setUpClass(cls):
         cls.admin = psycopg.connect(autocommit=True)
         cls.admin.execute("DROP DATABASE IF EXISTS verification")
         cls.admin.execute("CREATE DATABASE verification TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
-        cls.conn = psycopg.connect(dbname="verification", autocommit=True)
+        super().setUpClass()
         for statement in (
                 "CREATE EXTENSION gpuagent", "SELECT gpuagent.setup()",
                 "SELECT gpuagent.store_agents('{v/1,v/2,v/3}', '[[1,2],[3,4],[5,6]]', fitness => '{1,2,3}')",
@@ -125,18 +126,14 @@ class VerificationTest(unittest.TestCase):
         cls.original = {p.name: p.read_bytes() for p in sorted(cls.folder.iterdir())}
 
     @classmethod
+    def connect(cls):
+        return psycopg.connect(dbname="verification", autocommit=True)
+
+    @classmethod
     def tearDownClass(cls):
-        cls.conn.close()
         cls.admin.execute("DROP DATABASE verification WITH (FORCE)")
         cls.admin.close()
         shutil.rmtree(cls.folder, ignore_errors=True)
-
-    def setUp(self):
-        self.addCleanup(self.conn.rollback)     # a failure leaves nothing to the tests after it
-
-    @classmethod
-    def one(cls, query, *params):
-        return cls.conn.execute(query, params).fetchone()[0]
 
     def put(self, tree):
         for path in self.folder.iterdir():
@@ -250,7 +247,7 @@ class VerificationTest(unittest.TestCase):
         with self.assertRaises(psycopg.errors.QueryCanceled):
             self.conn.execute("""SELECT count(status) FROM generate_series(1, 100) i,
                 gpuagent.verify_integrity(CASE WHEN i > 0 THEN 'deep' END, objects => '{swarm:v.big}')""")
-        self.assertLess(time.monotonic() - started, 2)
+        self.assertLess(time.monotonic() - started, 60)     # all of it takes minutes where this does
 
 
 if __name__ == "__main__":
