@@ -71,11 +71,7 @@ sub start_faulty
 	local $ENV{GA_FAULT_CONTROL} = $control{ $node->name };
 	local $ENV{LD_PRELOAD} = $ENV{GA_FAULT_SHIM};
 	# Processes of a server that was killed may still be there for a moment; each works in the data directory.
-	for (my $i = 0; $i < 200; $i++)
-	{
-		last unless grep { (readlink($_) // '') eq $node->data_dir } glob('/proc/[0-9]*/cwd');
-		select(undef, undef, undef, 0.05);
-	}
+	wait_until(sub { !grep { (readlink($_) // '') eq $node->data_dir } glob('/proc/[0-9]*/cwd') });
 	return $node->start;
 }
 

@@ -10,6 +10,8 @@
 #   set_task($node, 'a', 'prewarm_cache', 'PERFORM pg_sleep(600)');      # what a task of a database's worker does
 #   my $node = new_node('main', conf => device_conf());  # with a device process: an emulated one, or of $GA_DEVICE_PROGRAM
 #   wait_for_service($node);                            # until it serves, or is in another state
+#   becomes_true(sub { -e $file }, 'a file appears');      # a condition that others make true, however slow the machine
+#   kill_and_recover($node, $pid);                      # kill -9 of a process of the server, which has started anew afterwards
 package GpuAgentTest;
 
 use strict;
@@ -20,7 +22,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw($only_context new_node is_value fails_with digest device_conf wait_for_service served is_served set_task);
+use Time::HiRes qw(usleep time);
+
+our @EXPORT = qw($only_context new_node is_value fails_with digest device_conf wait_for_service served is_served set_task
+	wait_until becomes_true is_gone kill_and_recover);
 
 # SQL: no memory of the first GPU is taken but that of the context.
 our $only_context = q{(SELECT d.memory_used_bytes = m.used_bytes FROM gpuagent.stat_device d JOIN gpuagent.stat_memory m USING (device)
@@ -39,7 +44,6 @@ sub new_node
 	$node->init(%option);
 	$node->append_conf('postgresql.conf', "jit = off\n");
 	$node->append_conf('postgresql.conf', "gpuagent.auto_save_interval = 0\n");
-	$node->append_conf('postgresql.conf', "gpuagent.job_nice = 0\n");	# tests wait for jobs, whatever else the machine does
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'gpuagent'\n") if $preload;
 	$node->append_conf('postgresql.conf', $conf) if $conf;
 	$node->start;
@@ -88,6 +92,49 @@ sub digest
 	return \%result;
 }
 
+# Wait until code returns true: as long as the server's own tests wait for something, which only failures do. False after that.
+sub wait_until
+{
+	my ($condition, $seconds) = @_;
+	my $end = time + ($seconds // $PostgreSQL::Test::Utils::timeout_default);
+
+	until ($condition->())
+	{
+		return 0 if time > $end;
+		usleep(20_000);
+	}
+	return 1;
+}
+
+# A condition comes true by the work of others: a test.
+sub becomes_true
+{
+	my ($condition, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(wait_until($condition), $name);
+}
+
+# A process is gone, though nobody may have asked for its exit status.
+sub is_gone
+{
+	my ($pid, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return becomes_true(sub { (eval { slurp_file("/proc/$pid/stat") } // ') Z ') =~ /\) Z / }, $name);
+}
+
+# Kill a process of a server that restarts after a crash, and wait until it has: not until it answers, which it does before
+# it has noticed.
+sub kill_and_recover
+{
+	my ($node, $pid) = @_;
+	my $log = -s $node->logfile;
+
+	die 'no process to be killed' unless $pid;
+	kill 'KILL', $pid;
+	wait_until(sub { slurp_file($node->logfile, $log) =~ /all server processes terminated; reinitializing/ }) or die 'the server does not notice';
+	return $node->poll_query_until('postgres', 'SELECT true') || die 'the server does not come back';
+}
+
 # Databases that have a maintenance worker, in order of their names.
 sub served
 {
@@ -103,12 +150,7 @@ sub is_served
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $served;
 
-	for (my $i = 0; $i < 300; $i++)
-	{
-		$served = served($node);
-		last if $served eq $expected;
-		select(undef, undef, undef, 0.05);
-	}
+	wait_until(sub { ($served = served($node)) eq $expected });
 	return is($served, $expected, $name);
 }
 

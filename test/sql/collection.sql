@@ -5,7 +5,7 @@ CREATE PROCEDURE collect_all() LANGUAGE plpgsql AS $$
 DECLARE
     reached text;
 BEGIN
-    FOR i IN 1 .. 400 LOOP
+    FOR i IN 1 .. 10000 LOOP
         reached := (SELECT g.phase FROM gpuagent.collect_garbage() g);
         COMMIT;
         EXIT WHEN reached = 'idle';

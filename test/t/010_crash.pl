@@ -35,7 +35,7 @@ sub crash_during
 	unlink $script;
 	append_to_file($script, join("\n", @statements) . "\n");
 	my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', $script ], '>', \$out, '2>', \$err);
-	my $until = Time::HiRes::time() + 60;
+	my $until = Time::HiRes::time() + $PostgreSQL::Test::Utils::timeout_default;
 
 	# Something was acknowledged first, so that each round has a past and a present.
 	while ($out !~ /^ack .*\n/m && Time::HiRes::time() < $until)
@@ -85,14 +85,14 @@ for my $round (1 .. $rounds)
 	note("round $round, $delay ms");
 
 	# whole versions, and rows of them
-	my @ack = crash_during($delay, map { "SELECT 'ack ' || gpuagent.store_swarm('s', content($_));" } $stored + 1 .. $stored + 100);
+	my @ack = crash_during($delay, map { "SELECT 'ack ' || gpuagent.store_swarm('s', content($_));" } $stored + 1 .. $stored + 1000);
 	$stored = swarm_is_whole('s', $ack[-1]);
 	is_value($node, q{SELECT count(*) FROM gpuagent.swarm_version WHERE swarm = 's' AND tensor <> identity(version)}, '0',
 		'each version is what was stored');
 
 	# a version in several calls of one transaction: all of its rows, or no version
 	@ack = crash_during($delay, map { ("BEGIN;", (map { "SELECT gpuagent.append_swarm('a', content($_)) AS n \\gset" } 1 .. 3), "COMMIT;",
-			"SELECT 'ack ' || current FROM gpuagent.swarm WHERE swarm = 'a';") } 1 .. 30);
+			"SELECT 'ack ' || current FROM gpuagent.swarm WHERE swarm = 'a';") } 1 .. 500);
 	cmp_ok($ack[-1], '>', $appended, 'a version is new');
 	$appended = swarm_is_whole('a', $ack[-1]);
 	is_value($node, q{SELECT count(*) FROM gpuagent.swarm_version v JOIN gpuagent_store.tensor t ON t.hash = v.tensor WHERE swarm = 'a' AND shape <> '{21,900000}'},
@@ -101,7 +101,7 @@ for my $round (1 .. $rounds)
 	# checkpoints, each of a version and a layer stored in the same transaction
 	@ack = crash_during($delay, map { ("BEGIN;", "SELECT gpuagent.store_swarm('c', content($_)), gpuagent.store_weights('e', 'w', content($_)) \\gset",
 			"SELECT gpuagent.create_checkpoint('c$_', metadata => jsonb_build_object('hash', encode(identity($_), 'hex'))) AS id \\gset", "COMMIT;",
-			"SELECT 'ack ' || :id;") } 1 .. 30);
+			"SELECT 'ack ' || :id;") } 1 .. 500);
 	swarm_is_whole('c', 0);
 	my ($count, $last) = split /\|/, $node->safe_psql('postgres', 'SELECT count(*), max(id) FROM gpuagent.checkpoint');
 	cmp_ok($last, '>=', $ack[-1], 'each acknowledged checkpoint is there');
@@ -114,7 +114,7 @@ for my $round (1 .. $rounds)
 		'0', 'and holds what it was taken of');
 
 	# files: those that have their name are whole
-	@ack = crash_during($delay, map { "SELECT 'ack ' || file FROM gpuagent.export_safetensors('e', 'r$round-$_');" } 1 .. 100);
+	@ack = crash_during($delay, map { "SELECT 'ack ' || file FROM gpuagent.export_safetensors('e', 'r$round-$_');" } 1 .. 1000);
 	my @files = map { m{([^/]*)\.safetensors$} } glob("$tree/*.safetensors");
 	cmp_ok(scalar @files, '>=', $exported + scalar @ack, 'each acknowledged file is there');
 	$exported = @files;
@@ -130,7 +130,7 @@ for my $round (1 .. $rounds)
 	# exported checkpoints: a folder that has its name is whole, and `latest` names one
 	@ack = crash_during($delay, map { ("BEGIN;", "SELECT gpuagent.store_swarm('c', content($_)) \\gset",
 			"SELECT gpuagent.create_checkpoint('x$_', objects => '{swarm:c}', metadata => jsonb_build_object('hash', encode(identity($_), 'hex'))) AS id \\gset", "COMMIT;",
-			"SELECT 'ack ' || path FROM gpuagent.export_checkpoint(:id);") } 1 .. 30);
+			"SELECT 'ack ' || path FROM gpuagent.export_checkpoint(:id);") } 1 .. 500);
 	my @folders = map { m{([^/]*)$} } grep { -d } glob("$tree/nvme_storage/ckpt-*");
 	my %found = map { $_ => 1 } @folders;
 	is(join(' ', grep { !$found{ (split m{/}, $_)[-1] } } @ack), '', 'each acknowledged folder is there');

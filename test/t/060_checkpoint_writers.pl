@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $seconds = $ENV{GA_TEST_LONG} ? 120 : 6;
+my $transactions = $ENV{GA_TEST_LONG} ? 10000 : 400;
 my $node = new_node('writers', conf => "fsync = off\nautovacuum_naptime = 1\n");
 
 $node->safe_psql('postgres', q{
@@ -30,7 +30,7 @@ $node->safe_psql('postgres', q{
 });
 
 # Writers take the tables in the order in which a restore locks them.
-$node->pgbench("-n -T $seconds -c 5", 0, [qr/processed: [1-9]/], [qr/^$/], 'writers and checkpoints', {
+$node->pgbench("-n -t $transactions -c 5", 0, [qr/processed: [1-9]/], [qr/^$/], 'writers and checkpoints', {
 	'001_move@60' => q{
 		\set a random(1, 300)
 		\set b random(1, 300)

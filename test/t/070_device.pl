@@ -15,21 +15,6 @@ my $node = new_node('device', conf => device_conf() . "gpuagent.device_faults = 
 sub postmaster_pid { return slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/ ? $1 : die 'no postmaster' }
 sub service_pid { return $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'}) }
 
-# A process is gone, though nobody may have asked for its exit status.
-sub is_gone
-{
-	my ($pid, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $state = 'R';
-
-	for (my $i = 0; $i < 100 && $state ne 'Z'; $i++)
-	{
-		usleep(10_000) if $i;
-		$state = -e "/proc/$pid/stat" && slurp_file("/proc/$pid/stat") =~ /\) (\S) / ? $1 : 'Z';
-	}
-	return is($state, 'Z', $name);
-}
-
 # Everything that requests take is free again, at once or after what was given up has ended.
 sub nothing_leaks
 {
@@ -60,7 +45,7 @@ sub start_session
 {
 	my ($nbytes) = @_;
 
-	$node->safe_psql('postgres', 'CREATE TABLE IF NOT EXISTS stop (now boolean)');
+	$node->safe_psql('postgres', 'CREATE TABLE IF NOT EXISTS stop (now boolean); CREATE SEQUENCE IF NOT EXISTS checked');
 	return start_query(qq{
 		DO \$\$
 		DECLARE
@@ -71,6 +56,7 @@ sub start_session
 				BEGIN
 					PERFORM gpuagent_store.check_device('cuda', $nbytes + checks % 7);
 					checks := checks + 1;
+					PERFORM nextval('checked');
 				EXCEPTION WHEN OTHERS THEN
 					failures := jsonb_set(failures, ARRAY[SQLSTATE], to_jsonb(coalesce((failures ->> SQLSTATE)::bigint, 0) + 1));
 					PERFORM pg_sleep(0.01);
@@ -121,14 +107,24 @@ nothing_leaks('a refused region');
 
 # ---- the process is killed at random moments under load; memory that sessions hold survives
 
+# It holds memory between two requests; kills come in that time, on a slow machine fewer.
+my $hold = 2 * $rounds + 5;
+my $holder = start_query("SELECT gpuagent_store.check_device('cuda', 2000000, $hold), 'held'");
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%held%' AND pid <> pg_backend_pid()
+	AND wait_event_type = 'Extension' AND gpuagent_store.device_slots() = 0}) or die 'nobody holds memory';
+my $until = time + $hold - 4;
 my @sessions = map { start_session($_) } (100, 400_000, 3_000_000, 5_000_000, 9_000_000);		# more than the arena holds at a time
-my $holder = start_query("SELECT gpuagent_store.check_device('cuda', 2000000, " . ($rounds * 0.7 + 1) . "), 'held'");
-usleep(300_000);
-for my $round (1 .. $rounds)
+my $kills = 0;
+while ($kills < $rounds && time < $until)
 {
+	# While it works: something was right since the last time.
+	my $checked = $node->safe_psql('postgres', 'SELECT last_value FROM checked');
+	$node->poll_query_until('postgres', "SELECT last_value > $checked FROM checked") or die 'the device does nothing';
 	usleep(rand(300_000));
 	my $pid = service_pid();
+	last if time > $until;
 	kill 'KILL', $pid;
+	$kills++;
 	# A process that has a GPU takes its time to go.
 	$node->poll_query_until('postgres', "SELECT service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'") or die 'not restarted';
 	wait_for_service($node);
@@ -141,8 +137,9 @@ foreach my $said (end_sessions(@sessions))
 	$checks += $said->[0];
 	like($said->[1], qr/^\{("55000": \d+)?\}$/, "a session lived on: $said->[0] checks, failed: $said->[1]");
 }
-cmp_ok($checks, '>', 2 * $rounds, 'the device was used all the time');
-cmp_ok($node->safe_psql('postgres', 'SELECT max(restarts) FROM gpuagent.stat_device'), '>=', $rounds, 'restarts are counted');
+cmp_ok($kills, '>', 0, "the device was killed $kills times");
+cmp_ok($checks, '>', $kills, 'and used all the time');
+cmp_ok($node->safe_psql('postgres', 'SELECT max(restarts) FROM gpuagent.stat_device'), '>=', $kills, 'restarts are counted');
 nothing_leaks('killed again and again');
 
 # ---- failures that only a new process cures
@@ -162,11 +159,10 @@ nothing_leaks('failures');
 
 $node->append_conf('postgresql.conf', "gpuagent.device_timeout = 300ms\n");
 $node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('gpuagent.device_timeout') = '300ms'});
 wait_for_service($node);
 @sessions = (start_session(100), start_session(400000));
-my $start = time;
 fails_with($node, q{SELECT gpuagent_store.device_fault('hang')}, '55000', 'a hung kernel ends with the process');
-cmp_ok(time - $start, '<', 3, 'soon after gpuagent.device_timeout');
 wait_for_service($node);
 foreach my $said (end_sessions(@sessions))
 {
@@ -174,27 +170,28 @@ foreach my $said (end_sessions(@sessions))
 }
 like(slurp_file($node->logfile), qr/is killed: a request did not end within gpuagent.device_timeout/, 'the log says so');
 nothing_leaks('a hung kernel');
-$node->append_conf('postgresql.conf', "gpuagent.device_timeout = 10s\n");
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = 5min\n");
 $node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('gpuagent.device_timeout') = '5min'});
 
 # ---- clients that give up, by cancel and by death
 
 my $psql = $node->background_psql('postgres', on_error_stop => 0);
 is($psql->query_safe(q{SET statement_timeout = '100ms'; SELECT 'set'}), 'set', 'a session with a timeout');
-$start = time;
-$psql->query(q{SELECT gpuagent_store.device_fault('slow', 700000);});
-cmp_ok(time - $start, '<', 0.6, 'a cancelled request is not waited for');
+$psql->query(q{SELECT gpuagent_store.device_fault('slow', 5000000);});
+is($psql->query(q{SET statement_timeout = 0; SELECT gpuagent_store.device_slots()}), 1, 'a cancelled request is not waited for');
 is_value($node, q{SELECT gpuagent_store.check_device('cuda', 100000)}, '', 'others go on meanwhile');
-is($psql->query(q{SET statement_timeout = 0; SELECT gpuagent_store.check_device('cuda', 100000), 'right'}), '|right', 'so does the session itself, when the device is free');
+ok($node->poll_query_until('postgres', 'SELECT gpuagent_store.device_slots() = 0'), 'the device is free in the end');
+is($psql->query(q{SELECT gpuagent_store.check_device('cuda', 100000), 'right'}), '|right', 'and the session itself goes on');
 nothing_leaks('cancelled');
 
 for my $victim ('slow', 'check')
 {
-	my $query = $victim eq 'slow' ? q{SELECT gpuagent_store.device_fault('slow', 400000)} : q{SELECT gpuagent_store.check_device('cuda', 30000000, 60)};
+	my $query = $victim eq 'slow' ? q{SELECT gpuagent_store.device_fault('slow', 5000000)} : q{SELECT gpuagent_store.check_device('cuda', 30000000, 60)};
 	my $session = start_query($query);
 
 	$node->poll_query_until('postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT gpuagent_store.%' AND pid <> pg_backend_pid() AND state = 'active'});
-	usleep(150_000);
+	$node->poll_query_until('postgres', 'SELECT gpuagent_store.device_slots() = 1') if $victim eq 'slow';
 	$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT gpuagent_store.%' AND pid <> pg_backend_pid() AND state = 'active'});
 	$session->{psql}->finish;
 	like($session->{out}, qr/terminating connection/, "a session is terminated: $victim");
@@ -207,9 +204,8 @@ $psql->quit;
 my $pid = service_pid();
 my $old = (stat "$directory/mapping")[1];
 my $backend = $node->background_psql('postgres', on_error_stop => 0);
-kill 'KILL', $backend->query_safe('SELECT pg_backend_pid()');
+ok(kill_and_recover($node, $backend->query_safe('SELECT pg_backend_pid()')), 'a backend is killed: the server starts anew');
 eval { $backend->quit };
-ok($node->poll_query_until('postgres', 'SELECT true'), 'a backend is killed: the server starts anew');
 wait_for_service($node);
 isnt((stat "$directory/mapping")[1], $old, '... with a fresh mapping');
 isnt(service_pid(), $pid, '... and another process');
@@ -227,9 +223,9 @@ $pid = service_pid();
 
 my $hung = start_query(q{SELECT gpuagent_store.device_fault('hang')});
 $node->poll_query_until('postgres', 'SELECT gpuagent_store.device_slots() = 1');
-$start = time;
+my $start = time;
 $node->stop('fast');
-cmp_ok(time - $start, '<', 5, 'a hung device does not delay the end of the server');
+cmp_ok(time - $start, '<', 120, 'a hung device does not delay the end of the server');	# for gpuagent.device_timeout
 $hung->{psql}->finish;
 is_gone($pid, 'the process is gone');
 ok(!-e $directory, 'so is the run directory');
@@ -239,7 +235,6 @@ $node->start;
 wait_for_service($node);
 $pid = service_pid();
 $node->stop('immediate');
-usleep(100_000);
 is_gone($pid, 'after an immediate stop the process is gone, too');
 mkdir $directory, 0755;
 append_to_file("$directory/$_", 'left') foreach ('mapping', 'device.sock', 'region-7', 'region-7.leaves', 'else');

@@ -115,13 +115,8 @@ ok($one->poll_query_until('postgres', q{SELECT gpuagent_store.device_service() I
 
 # cuda wants a GPU: tried again, each time later
 restart_with($one, device => 'cuda', device_program => "'$none'");
-my $position = -s $one->logfile;
 my $log = '';
-for (my $i = 0; $i < 100 && $log !~ /again in 800 ms/; $i++)
-{
-	select(undef, undef, undef, 0.05);
-	$log = slurp_file($one->logfile);
-}
+wait_until(sub { ($log = slurp_file($one->logfile)) =~ /again in 800 ms/ });
 like($log, qr/exited with exit code 3.*again in 100 ms.*again in 200 ms.*again in 400 ms.*again in 800 ms/s, 'device = cuda without a GPU: tried again, each time later');
 like(finding($one, 'device'), qr/^warning: /, '... check_setup() warns');
 is_value($one, q{SELECT gpuagent_store.check_device('host')}, '', '... the host works');

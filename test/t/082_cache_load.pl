@@ -66,16 +66,17 @@ sub load
 	return \@runs;
 }
 
-$node->safe_psql('postgres', q{SELECT gpuagent_store.reset_cache_stats()});
+# Each agent once, twice over: more than fits. A slow machine would not come to that by itself.
+$node->safe_psql('postgres', q{SELECT gpuagent_store.reset_cache_stats(); SELECT count(*) FROM generate_series(1, 600) i, check_agent(i)});
 my $runs = load($seconds);
-my $expected = 0;
+my $expected = 600 * 2;
 foreach my $run (@$runs)
 {
 	my ($name, $handle, $out, $err) = @$run;
 	$handle->finish;
 	unlike($$err, qr/stale|ERROR|aborted/, "$name: every answer was right");
 	my ($transactions) = $$out =~ /transactions actually processed: (\d+)/;
-	cmp_ok($transactions // 0, '>', 10, "$name: it did something");
+	cmp_ok($transactions // 0, '>', 0, "$name: it did something");
 	$expected += ($transactions // 0) * $reads{$name};
 }
 is_value($node, q{SELECT hits + misses FROM gpuagent.cache_stats() WHERE tier = 'host'}, $expected, 'every read was counted once');
@@ -91,8 +92,8 @@ $node->safe_psql('postgres', q{INSERT INTO gpuagent.agent (id, state)
 my $torn = $node->basedir . '/torn.sql';
 append_to_file($torn, "\\set i random(1, 12)\nSELECT 1 / (ARRAY[element(s, 1), element(s, 1000000), element(s, 2000000), element(s, 3000000)] = " .
 	"array_fill(64.0::float8 + :i, ARRAY[4]))::int FROM (SELECT cached_state('one' || :i) AS s OFFSET 0) x;\n");
-$node->command_checks_all([ 'pgbench', '-n', '-c', 6, '-T', 2, '-f', $torn, '-h', $node->host, '-p', $node->port, 'postgres' ],
-	0, [qr/actually processed: [1-9][0-9]+/], [qr/^(?!.*ERROR)/s], 'no copy is torn');
+$node->command_checks_all([ 'pgbench', '-n', '-c', 6, '-t', 100, '-f', $torn, '-h', $node->host, '-p', $node->port, 'postgres' ],
+	0, [qr/actually processed: 600\/600$/m], [qr/^(?!.*ERROR)/s], 'no copy is torn');
 $node->safe_psql('postgres', q{DELETE FROM gpuagent.agent WHERE id LIKE 'one%'});
 
 # Cancelled and terminated at random. psql goes on after an error.
@@ -107,7 +108,8 @@ foreach my $i (1 .. 4)
 }
 my $end = time + $seconds - 1;
 my $disturbed = 0;
-while (time < $end)
+# As long as there are enough to be disturbed, which is a minute at least.
+while (time < $end || ($disturbed <= 5 && time < $end + 60))
 {
 	my $done = $node->safe_psql('postgres', q{SELECT CASE WHEN random() < 0.95 THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END
 		FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1});
@@ -136,15 +138,14 @@ unlike(slurp_file($node->logfile), qr/leak|PANIC|TRAP/, 'nothing leaked');
 
 # Killed: the server starts again, the cache is empty or pre-warmed, and right.
 $runs = load(30);
-sleep 1;
-my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1});
-kill 'KILL', $pid;
+my $victim = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND query ~ 'check_agent' AND pid <> pg_backend_pid() LIMIT 1};
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($victim) s");
+ok(kill_and_recover($node, $node->safe_psql('postgres', $victim)), 'the server is back');
 foreach my $run (@$runs)
 {
 	eval { $run->[1]->finish };
 	unlike(${ $run->[3] }, qr/stale/, "$run->[0]: no wrong answer until then");
 }
-ok($node->poll_query_until('postgres', 'SELECT true'), 'the server is back');
 is_value($node, q{SELECT count(*) FROM generate_series(1, 600) i, check_agent(i)}, '600', 'all is right after a crash');
 
 done_testing();

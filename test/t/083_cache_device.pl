@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('cache_device', conf => device_conf(1) . "autovacuum = off\ngpuagent.cache_size = '24MB'\ngpuagent.device_timeout = '2s'\n");
+my $node = new_node('cache_device', conf => device_conf(1) . "autovacuum = off\ngpuagent.cache_size = '24MB'\ngpuagent.device_timeout = '5min'\n");
 wait_for_service($node);
 
 my $client = <<'PY';
@@ -154,12 +154,17 @@ same_as_select('cached before the process hangs', \@ids);
 $node->safe_psql('postgres', $reset);
 my $any = $node->background_psql('postgres');
 $any->query_safe('SET client_min_messages = error');
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '2s'\n");
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('gpuagent.device_timeout') = '2s'});
 $pid = $node->safe_psql('postgres', q{SELECT service_pid FROM gpuagent.stat_device WHERE device = 'cuda:0'});
 kill 'STOP', $pid;
 my ($kind, $path, $offset, $nbytes) = split /\|/, $any->query_safe(q{SELECT kind, path, data_offset, nbytes FROM gpuagent.map_agents(ids => array(SELECT 'a' || i FROM generate_series(1, 20) i ORDER BY i))});
 is($kind, 'shm', 'mapped on the host');
 is(md5_hex(substr(slurp_file($path), $offset, $nbytes)), md5_hex(pack 'f<*', $any->query_safe(q{SELECT state FROM gpuagent.agent WHERE id IN (SELECT 'a' || i FROM generate_series(1, 20) i) ORDER BY substr(id, 2)::int}) =~ /[-0-9.e]+/g), 'with the same rows');
 $any->quit;
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '5min'\n");
+$node->reload;
 $node->poll_query_until('postgres', "SELECT service_pid <> $pid FROM gpuagent.stat_device WHERE device = 'cuda:0'");
 wait_for_service($node);
 

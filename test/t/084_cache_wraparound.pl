@@ -7,7 +7,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main', conf => "autovacuum = off\ngpuagent.maintenance_workers = 0\n");
+my $node = new_node('main', conf => "autovacuum = off\ngpuagent.max_databases = 0\n");
 my $next = q{(pg_snapshot_xmax(pg_current_snapshot())::text::bigint)};
 
 sub set_next

@@ -79,10 +79,11 @@ ok(!-e $map->{path}, 'and its file gone');
 is_value($node, q{SELECT gpuagent.unmap_swarm('pop')}, '1', 'the other one');
 is_value($node, $regions, '0', 'is freed at once');
 
-$map = mapped(q{gpuagent.map_swarm('pop', lease => '1 s')});
-my $renewed = mapped(q{gpuagent.map_swarm('pop', lease => '1 s')});
+$map = mapped(q{gpuagent.map_swarm('pop', lease => '1 h')});
+my $renewed = mapped(q{gpuagent.map_swarm('pop', lease => '20 s')});
 is($renewed->{path}, $map->{path}, 'readers share a file');
 $node->safe_psql('postgres', "SELECT gpuagent.renew_handle('$renewed->{handle}', '1 h')");
+$node->safe_psql('postgres', "SELECT gpuagent.renew_handle('$map->{handle}', '1 s')");
 comes_true(q{SELECT count(*) = 1 FROM gpuagent.stat_handle}, 'a lease runs out');
 fails_with($node, "SELECT gpuagent.renew_handle('$map->{handle}')", '42704', 'and cannot be renewed then');
 is_value($node, $regions, '1', 'another one on the same memory keeps it');
@@ -90,9 +91,10 @@ is_value($node, "SELECT gpuagent.renew_handle('$renewed->{handle}', '10 ms') IS 
 comes_true("SELECT ($regions) = 0", 'and the reaper frees the memory');
 ok(!-e $map->{path}, 'with its file');
 
-$map = mapped(q{gpuagent.map_swarm('pop', 'r+', lease => '500 ms')});
+$map = mapped(q{gpuagent.map_swarm('pop', 'r+')});
 open $client, '+<:raw', $map->{path} or die "open: $!";
 ok(hold($client), 'a client holds memory');
+$node->safe_psql('postgres', "SELECT gpuagent.renew_handle('$map->{handle}', '500 ms')");
 comes_true(q{SELECT count(*) = 0 FROM gpuagent.stat_handle}, 'whose lease runs out');
 is_value($node, $regions, '1', 'its bytes stay counted');
 is(contents($map), pack('f<4', 1 .. 4), 'and stay there');
@@ -127,7 +129,7 @@ $node->safe_psql('postgres', q{UPDATE gpuagent_store.chunk SET crc = crc - 1; DR
 $node->safe_psql('postgres', q{
 	CREATE ROLE mapper LOGIN;
 	SELECT gpuagent.grant_access('mapper', 'map');
-	CREATE FUNCTION slowly() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.2); RETURN true; END$$;
+	CREATE FUNCTION slowly() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(600); RETURN true; END$$;
 	ALTER TABLE gpuagent_store.chunk ENABLE ROW LEVEL SECURITY;
 	CREATE POLICY slow ON gpuagent_store.chunk USING (slowly());
 });

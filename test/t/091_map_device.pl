@@ -9,7 +9,6 @@ use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep);
 
 my $node = new_node('map_device', conf => device_conf(1) . "gpuagent.cache_size = '80MB'\ngpuagent.host_cache_size = '64MB'\n");
 wait_for_service($node);
@@ -61,7 +60,7 @@ sub fetch
 	my ($map, $token) = @_;
 	my %c = (in => '', out => '', err => '');
 	($token = $token // $map->{token}) =~ s/^\\x//;
-	$c{h} = IPC::Run::start([ 'python3', '-c', $client, $map->{path}, $token, 1 ], \$c{in}, \$c{out}, \$c{err}, my $t = IPC::Run::timeout(60));
+	$c{h} = IPC::Run::start([ 'python3', '-c', $client, $map->{path}, $token, 1 ], \$c{in}, \$c{out}, \$c{err}, my $t = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	$c{h}->pump until $c{out} =~ /\n/ || !$c{h}->pumpable;
 	return \%c;
 }
@@ -76,17 +75,11 @@ sub command
 	return $answer;
 }
 
-# A condition that comes true by the work of others, within seconds.
+# A condition that comes true by the work of others.
 sub comes_true
 {
 	my ($query, $name) = @_;
-	my $found;
-	for my $round (1 .. 100)
-	{
-		last if ($found = $node->safe_psql('postgres', "SELECT $query")) eq 't';
-		sleep 0.1;
-	}
-	return is($found, 't', $name) || diag($node->safe_psql('postgres', 'SELECT * FROM gpuagent.stat_memory; SELECT * FROM gpuagent.stat_device'));
+	return ok($node->poll_query_until('postgres', "SELECT $query"), $name) || diag($node->safe_psql('postgres', 'SELECT * FROM gpuagent.stat_memory; SELECT * FROM gpuagent.stat_device'));
 }
 
 sub device_pid
@@ -213,6 +206,9 @@ $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
 
 # ---- a cancel while the device does not listen is what it is, at once, and leaves no lease ----
 
+$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '5min'\n");
+$node->reload;
+comes_true(q{current_setting('gpuagent.device_timeout') = '5min'}, 'much patience');
 $node->safe_psql('postgres', q{SELECT count(*) FROM gpuagent.map_swarm('pop', device => 'cuda')});
 $pid = device_pid();
 kill 'STOP', $pid;
@@ -223,7 +219,6 @@ is(device_pid(), $pid, '... nor was the device killed for it');
 $node->safe_psql('postgres', q{SELECT gpuagent.unmap_swarm('pop')});
 
 # ---- legacy handles ----
-$node->append_conf('postgresql.conf', "gpuagent.device_timeout = '10s'\n");
 $node->append_conf('postgresql.conf', "gpuagent.allow_ipc_handles = on\n");
 $node->reload;
 comes_true(q{current_setting('gpuagent.allow_ipc_handles') = 'on'}, 'legacy handles are allowed');

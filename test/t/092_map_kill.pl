@@ -37,8 +37,8 @@ $node->safe_psql('postgres', q{
 		IF random() < 0.7 THEN
 			PERFORM gpuagent.unmap_handle(m.handle);
 		END IF;
-	EXCEPTION WHEN object_not_in_prerequisite_state THEN
-		NULL;	-- stored meanwhile, mapped elsewhere, or the device is being started
+	EXCEPTION WHEN object_not_in_prerequisite_state OR undefined_object OR configuration_limit_exceeded THEN
+		NULL;	-- stored meanwhile, mapped elsewhere, or the device is being started; slower than the lease; more versions than there is room
 	END
 	$$;
 });
@@ -68,7 +68,7 @@ cmp_ok(processed($stdout), '>', 0, 'swarms were mapped');
 my $until = time + $seconds;
 my $kills = 0;
 my $log = -s $node->logfile;
-while (time < $until)
+while (time < $until || $kills < 2)
 {
 	my ($in, $out, $err) = ('', '', '');
 	my $h = IPC::Run::start([ 'pgbench', '-n', '-c12', '-T60', '-f', "$dir/look.sql\@9", '-f', "$dir/store.sql\@1", $node->connstr('postgres') ], \$in, \$out, \$err);

@@ -14,7 +14,7 @@ sub ends
 {
 	my ($job, $state, $name, $on) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return is(($on // $node)->safe_psql('postgres', "SELECT gpuagent.wait_for_job($job, '30 s')"), $state, $name);
+	return is(($on // $node)->safe_psql('postgres', "SELECT gpuagent.wait_for_job($job, '180 s')"), $state, $name);
 }
 
 sub queue

@@ -30,10 +30,14 @@ sub databases
 $node->safe_psql('postgres', "CREATE DATABASE $_") foreach qw(a b c);
 is_served($node, '', 'no extension, no worker');
 $node->safe_psql('a', 'BEGIN; CREATE EXTENSION gpuagent; ROLLBACK');
-my $start = time;
+$node->append_conf('postgresql.conf', "gpuagent.launcher_interval = 1d\n");
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('gpuagent.launcher_interval') = '1d'});
+is_served($node, '', 'the launcher has looked');
 $node->safe_psql('a', 'CREATE EXTENSION gpuagent');
-is_served($node, 'a', 'a database that gets the extension gets a worker');
-cmp_ok(time - $start, '<', 5, 'long before the launcher looks by itself');
+is_served($node, 'a', 'a database that gets the extension gets a worker before the launcher looks by itself');
+$node->append_conf('postgresql.conf', "gpuagent.launcher_interval = 10s\n");
+$node->reload;
 my $pid = $node->safe_psql('postgres', "$pid_of 'a'");
 $node->safe_psql('a', 'BEGIN; DROP EXTENSION gpuagent CASCADE; ROLLBACK');
 $node->safe_psql('a', 'SELECT gpuagent.setup()');
@@ -83,10 +87,14 @@ if (-e "/proc/$pid/status")
 {
 	my $wakeups = sub { slurp_file("/proc/$_[0]/status") =~ /^voluntary_ctxt_switches:\s*(\d+)/m; return $1; };
 	$first = $node->safe_psql('postgres', $launcher);
-	my ($before, $before_launcher) = ($wakeups->($pid), $wakeups->($first));
-	sleep 2;
-	cmp_ok($wakeups->($pid) - $before, '<=', 3, 'an idle worker sleeps');
-	cmp_ok($wakeups->($first) - $before_launcher, '<=', 8, 'an idle launcher sleeps');
+	# Once they have done what there was to do.
+	my ($of_worker, $of_launcher);
+	becomes_true(sub {
+		my ($before, $before_launcher) = ($wakeups->($pid), $wakeups->($first));
+		sleep 2;
+		($of_worker, $of_launcher) = ($wakeups->($pid) - $before, $wakeups->($first) - $before_launcher);
+		return $of_worker <= 3 && $of_launcher <= 8;
+	}, 'an idle worker and an idle launcher sleep') or diag "woken up $of_worker and $of_launcher times";
 }
 
 # A failing task costs itself a pause, not the worker; a long one shows itself, and a shutdown does not wait for it.
@@ -94,21 +102,15 @@ set_task($node, 'a', 'prewarm_cache', q{RAISE EXCEPTION 'this task fails'});
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($pid_of 'a' AND pid <> $pid) s"), 'the worker is back');
 $pid = $node->safe_psql('postgres', "$pid_of 'a'");
-my $failures = 0;
-for (my $i = 0; $i < 100 && $failures < 2; $i++)
-{
-	$failures = log_count(qr/this task fails/);
-	select(undef, undef, undef, 0.1);
-}
-cmp_ok($failures, '>=', 2, 'a task that fails is logged and tried again');
+becomes_true(sub { log_count(qr/this task fails/) >= 2 }, 'a task that fails is logged and tried again');
 like(slurp_file($node->logfile), qr/maintenance task "prewarm_cache"/, 'by its name');
 is($node->safe_psql('postgres', "$pid_of 'a'"), $pid, 'and the worker lives');
 set_task($node, 'a', 'prewarm_cache', 'PERFORM pg_sleep(600)');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE state = 'active'
 	AND query = 'SELECT gpuagent_store.prewarm_cache()' AND application_name = 'gpuagent maintenance'}), 'a task is seen in pg_stat_activity');
-$start = time;
+my $start = time;
 $node->stop('fast');
-cmp_ok(time - $start, '<', 5, 'a fast shutdown does not wait for a task');
+cmp_ok(time - $start, '<', 120, 'a fast shutdown does not wait for a task');	# of ten minutes
 
 # Restarted, with too few processes, and for an upgrade.
 $node->start;
@@ -116,13 +118,7 @@ is_served($node, 'a d', 'after a restart all are served again');
 # Supervisor, launcher and the server's own launcher of logical replication leave no process, or one, for two databases.
 $node->append_conf('postgresql.conf', "max_worker_processes = 3\n");
 $node->restart;
-my $short = '';
-for (my $i = 0; $i < 100 && $short !~ /warning/; $i++)
-{
-	select(undef, undef, undef, 0.1) if $i;
-	$short = databases('a') . databases('d');
-}
-like($short, qr/warning/, 'check_setup() tells of a lack of processes');
+becomes_true(sub { databases('a') . databases('d') =~ /warning/ }, 'check_setup() tells of a lack of processes');
 is(log_count(qr/no background worker is free for database/), 1, 'the log once');
 $node->append_conf('postgresql.conf', "max_worker_processes = 1\n");
 $node->restart;

@@ -14,12 +14,7 @@ my $pid_of = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'gpuagent m
 sub logged
 {
 	my ($pattern, $name) = @_;
-	my $found = 0;
-	for (my $i = 0; $i < 100 && !($found = slurp_file($node->logfile) =~ $pattern); $i++)
-	{
-		select(undef, undef, undef, 0.1);
-	}
-	return ok($found, $name);
+	return becomes_true(sub { slurp_file($node->logfile) =~ $pattern }, $name);
 }
 
 # End the worker, so that it starts with its tasks anew.

@@ -6,7 +6,6 @@ use GpuAgentTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $primary = new_node('primary', allows_streaming => 1, conf => "autovacuum = off\n");
 is_served($primary, 'postgres', 'the primary has a worker');
@@ -24,13 +23,11 @@ $standby->start;
 is_served($standby, 'other postgres', 'the standby has workers');
 ok($standby->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 'other' AND query ~ 'prewarm_cache' AND state = 'active'}),
 	'one of them in a task');
-like(slurp_file($standby->logfile), qr/pre-warming in database postgres, recovery t/, 'which the other has done');
+becomes_true(sub { slurp_file($standby->logfile) =~ /pre-warming in database postgres, recovery t/ }, 'which the other has done');
 
-my $start = time;
 $primary->safe_psql('postgres', 'DROP DATABASE other');
 $primary->wait_for_catchup($standby);
-cmp_ok(time - $start, '<', 5, 'DROP DATABASE is replayed at once');
-is_served($standby, 'postgres', 'the worker is gone');
+is_served($standby, 'postgres', 'DROP DATABASE is replayed in the middle of a task');
 
 my $end_worker = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance'};
 my $count = $primary->safe_psql('postgres', 'SELECT count(*) FROM public.written');

@@ -13,7 +13,6 @@ use GpuAgentTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my $node = new_node('journal', conf => "gpuagent.discard_grace = 3600\n");
 my $tree = tree($node);

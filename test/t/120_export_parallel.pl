@@ -9,7 +9,6 @@ use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my $node = new_node('export', conf => "max_parallel_maintenance_workers = 3\nmax_parallel_workers = 8\nautovacuum = off\nrestart_after_crash = on\n");
 (my $tree = $node->data_dir) =~ s{/[^/]+$}{};
@@ -37,13 +36,9 @@ sub slow_export
 {
 	my ($out, $err) = @_;
 	my $session = IPC::Run::start([ 'psql', '-XqAt', '-v', 'VERBOSITY=verbose', '-d', $node->connstr('postgres'), '-c',
-		"SET gpuagent.io_rate_limit = '8MB'", '-c', $export ], '>', $out, '2>', $err);
-	for (my $i = 0; $i < 50; $i++)
-	{
-		return $session if $node->safe_psql('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'parallel worker'}) eq 't';
-		usleep(50_000);
-	}
-	die 'no workers';
+		"SET gpuagent.io_rate_limit = '1MB'", '-c', $export ], '>', $out, '2>', $err);
+	$node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE backend_type = 'parallel worker'}) or die 'no workers';
+	return $session;
 }
 
 unlink "$tree/m/model.safetensors";
@@ -54,7 +49,7 @@ is_value($node, "SET max_parallel_maintenance_workers = 1024; $export", $whole, 
 
 # Cancel and timeout.
 my ($out, $err) = ('', '');
-my ($rc, $stdout, $stderr) = $node->psql('postgres', "SET gpuagent.io_rate_limit = '8MB'; SET statement_timeout = '700ms'; $export");
+my ($rc, $stdout, $stderr) = $node->psql('postgres', "SET gpuagent.io_rate_limit = '1MB'; SET statement_timeout = '700ms'; $export");
 like($stderr, qr/canceling statement due to statement timeout/, 'a timeout ends an export');
 untouched('timeout');
 my $session = slow_export(\$out, \$err);
@@ -75,15 +70,9 @@ untouched('worker ended');
 # A worker that is killed: the server goes through recovery.
 ($out, $err) = ('', '');
 $session = slow_export(\$out, \$err);
-kill 'KILL', $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker' LIMIT 1});
+kill_and_recover($node, $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker' LIMIT 1}));
 $session->finish;
 isnt($err, '', 'the death of a worker ends the export');
-for (my $i = 0; $i < 100; $i++)
-{
-	my ($failed) = $node->psql('postgres', 'SELECT 1');
-	last unless $failed;
-	usleep(100_000);
-}
 is_value($node, $export, $whole, 'and the next one is whole');
 untouched('worker killed, and exported again');
 

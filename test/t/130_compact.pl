@@ -52,7 +52,11 @@ sub upload
 for my $round (1 .. $rounds)
 {
 	upload(3);
+	# So slow that no machine is done before it is stopped.
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET gpuagent.io_rate_limit = '1MB'; SELECT pg_reload_conf()});
 	my $job = $node->safe_psql('postgres', q{SET gpuagent.compression = on; SELECT gpuagent.compact_storage(wait => false)});
+	my $worker = "SELECT pid FROM gpuagent.stat_progress WHERE job = $job AND pid IS NOT NULL";
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($worker) w"), "round $round: a worker is at it");
 	usleep(1000 * (30 + 60 * ($round % 4)));
 	if ($round % 2)
 	{
@@ -61,13 +65,11 @@ for my $round (1 .. $rounds)
 	}
 	else
 	{
-		my $pid = $node->safe_psql('postgres', "SELECT pid FROM gpuagent.stat_progress WHERE job = $job AND pid IS NOT NULL");
-		ok($pid, "round $round: a worker is at it");
-		kill 'KILL', $pid if $pid;
-		usleep(100_000) until ($node->psql('postgres', 'SELECT 1'))[0] == 0;
+		kill_and_recover($node, $node->safe_psql('postgres', $worker));
 	}
+	$node->safe_psql('postgres', q{ALTER SYSTEM RESET gpuagent.io_rate_limit; SELECT pg_reload_conf()});
 	is($node->safe_psql('postgres', 'SELECT wrong()'), '', "round $round: all versions are what they were after the crash");
-	is($node->safe_psql('postgres', "SELECT gpuagent.wait_for_job($job, '60 s')"), 'done', "round $round: the job was taken up again");
+	is($node->safe_psql('postgres', "SELECT gpuagent.wait_for_job($job, '180 s')"), 'done', "round $round: the job was taken up again");
 	is($node->safe_psql('postgres', 'SELECT wrong()'), '', "round $round: and when it was done");
 }
 
