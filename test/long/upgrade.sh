@@ -135,7 +135,7 @@ verdict "a checkpoint finds what changed" "$(sql "SELECT string_agg(part || ' ' 
 verdict "and the next one has a horizon again: nothing to write" "$(sql "SELECT gpuagent.create_checkpoint() = $three")" t
 verdict "the first checkpoint comes back" "$(sql "SELECT count(*) > 3 FROM gpuagent.restore_checkpoint($one)")" t
 verdict "bit by bit" "$(sql "$elements")" "$at_one"
-verdict "an export of the old server is whole" "$(sql "SELECT count(*) FROM gpuagent_store.verify_export((SELECT exported_path FROM gpuagent.checkpoint WHERE id = $two), 'deep')")" 0
+verdict "an export of the old server is whole" "$(sql "SELECT count(*) FROM gpuagent_store.verify_export((SELECT exported_path FROM gpuagent.checkpoint WHERE id = $two), 'deep', $two)")" 0
 verdict "versions go on" "$(sql "SELECT gpuagent.store_swarm('big', '[1]') > 2, gpuagent.resolve_checkpoint('@good') = $two")" 't|t'
 
 # A backup of the old server, into a new database.
