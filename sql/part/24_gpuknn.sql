@@ -61,3 +61,8 @@ CREATE OPERATOR CLASS gpuagent.agent_state_l1_ops FOR TYPE gpuagent.agent_state 
     FUNCTION 1 gpuagent_store.gpuknn_metric_l1(internal), FUNCTION 2 gpuagent_store.gpuknn_type_agent_state(internal);
 COMMENT ON OPERATOR CLASS gpuagent.agent_state_l1_ops USING gpuknn IS 'nearest agent_state by L1 distance, <+>';
 COMMENT ON OPERATOR FAMILY gpuagent.agent_state_l1_ops USING gpuknn IS 'nearest agent_state by L1 distance, <+>';
+
+CREATE FUNCTION gpuagent_store.check_gpuknn(index regclass) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'gpuknn_check' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION gpuagent_store.check_gpuknn(regclass) IS
+    'looks at all pages of a gpuknn index: rows that it holds; XX002 when they do not agree with each other';

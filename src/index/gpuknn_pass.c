@@ -17,9 +17,12 @@ pass_strategy(Relation index, BlockNumber blocks)
 	return blocks > NBuffers / 4 ? GetAccessStrategy(BAS_BULKREAD) : NULL;
 }
 
-/* Offers n records. Most are too far away, so what they are is looked at last. */
+/*
+ * Finds those of n records that may be near enough, on a page that is locked.
+ * Most are too far away, so what they are is looked at last.
+ */
 static inline void
-offer(GpuknnScan *scan, const char *records, int n)
+find(GpuknnScan *scan, const char *records, int n)
 {
 	size_t		stride = scan->shape.record_bytes;
 
@@ -32,15 +35,38 @@ offer(GpuknnScan *scan, const char *records, int n)
 			continue;
 		row = (const GaKnnRow *) (records + i * stride);
 		if ((row->flags & GA_KNN_INDEX_FLAGS) == 0)
-			ga_knn_top_push(&scan->top, scan->bounds[i], gpuknn_get48(row->tid), scan->exact[i]);
+			scan->found[scan->nfound++] = (GaKnnPair) {scan->bounds[i], gpuknn_get48(row->tid), scan->exact[i]};
 	}
 }
 
-void
-gpuknn_pass(Relation index, GpuknnScan *scan)
+/* Offers what was found to the top: bounds as they are, or the values of those that the executor was not given as bounds. */
+static void
+offer(IndexScanDesc scan, GpuknnScan *state)
 {
-	size_t		record_bytes = scan->shape.record_bytes;
-	BlockNumber end = gpuknn_end_block(record_bytes, scan->length);
+	for (int i = 0; i < state->nfound; i++)
+	{
+		GaKnnPair	pair = state->found[i];
+
+		if (state->phase == GPUKNN_SELECT)
+		{
+			if (pair.bound > state->top.threshold ||
+				(state->any_handed && ga_knn_pair_compare(&pair, &state->handed) <= 0))
+				continue;
+			CHECK_FOR_INTERRUPTS();
+			if (!gpuknn_value(scan, state, &pair))
+				continue;
+		}
+		ga_knn_top_push(&state->top, pair.bound, pair.row, pair.exact);
+	}
+	state->nfound = 0;
+}
+
+void
+gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
+{
+	Relation	index = scan->indexRelation;
+	size_t		record_bytes = state->shape.record_bytes;
+	BlockNumber end = gpuknn_end_block(record_bytes, state->length);
 	BufferAccessStrategy strategy = pass_strategy(index, end);
 	uint64		slot = 0;
 	size_t		assembled = 0;	/* bytes there of a record that began on a page before */
@@ -58,28 +84,30 @@ gpuknn_pass(Relation index, GpuknnScan *scan)
 		if (assembled > 0)
 		{
 			at = Min(record_bytes - assembled, GPUKNN_PAGE_BYTES);
-			memcpy(scan->assembled + assembled, bytes, at);
+			memcpy(state->assembled + assembled, bytes, at);
 			assembled += at;
 			if (assembled == record_bytes)
 			{
-				offer(scan, scan->assembled, 1);
+				find(state, state->assembled, 1);
 				assembled = 0;
 				slot++;
 			}
 		}
-		n = Min((GPUKNN_PAGE_BYTES - at) / record_bytes, scan->length - slot);
+		n = Min((GPUKNN_PAGE_BYTES - at) / record_bytes, state->length - slot);
 		if (n > 0)
 		{
-			offer(scan, bytes + at, (int) n);
+			find(state, bytes + at, (int) n);
 			at += n * record_bytes;
 			slot += n;
 		}
-		if (at < GPUKNN_PAGE_BYTES && slot < scan->length && assembled == 0)
+		if (at < GPUKNN_PAGE_BYTES && slot < state->length && assembled == 0)
 		{
 			assembled = GPUKNN_PAGE_BYTES - at;
-			memcpy(scan->assembled, bytes + at, assembled);
+			memcpy(state->assembled, bytes + at, assembled);
 		}
 		UnlockReleaseBuffer(buffer);
+		if (state->nfound > 0)
+			offer(scan, state);
 	}
 	if (strategy != NULL)
 		FreeAccessStrategy(strategy);

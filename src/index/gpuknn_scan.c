@@ -6,12 +6,19 @@
  *		not the operator's value is checked by the executor, which keeps its row
  *		back until no smaller bound can follow.
  *
+ * The executor keeps whole rows back, in as much memory as it takes. So after
+ * MAX_CHECKS of them the scan computes values itself (VALUES) and keeps pairs
+ * back, in half of work_mem. When that does not do, because bounds are worth
+ * little or very many rows are at one distance, each pass selects the next pairs
+ * by value, computing it for all rows whose bound is small enough (SELECT).
+ *
  * Order: by bound, NaN after all numbers as PostgreSQL has it, then by tid; rows
- * without a vector come last.
+ * without a vector come last. Values that the scan computed are in that order,
+ * too, so a pass of SELECT knows what was handed out: what is not greater than
+ * the last value, and what the executor was given as a bound.
  */
 #include "base/compat.h"
 
-#include "access/relscan.h"
 #include "catalog/pg_type.h"
 #include "index/gpuknn_scan.h"
 #include "miscadmin.h"
@@ -19,8 +26,11 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* Pairs of the first pass: more than what a LIMIT usually asks for. Later ones use work_mem. */
+/* Pairs of the first pass: more than what a LIMIT usually asks for. Later ones use half of work_mem. */
 #define FIRST_PAIRS 1000
+
+/* Rows that the executor may have to keep back. */
+#define MAX_CHECKS 10000
 
 IndexScanDesc
 gpuknn_begin_scan(Relation index, int nkeys, int norderbys)
@@ -41,12 +51,14 @@ void
 gpuknn_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys, int norderbys)
 {
 	GpuknnScan *state = (GpuknnScan *) scan->opaque;
+	GpuknnClass class = state->class;
+	MemoryContext context = state->context;
 
-	MemoryContextReset(state->context);
-	state->phase = GPUKNN_START;
-	state->pairs = NULL;
-	state->tids = NULL;
-	state->passes = 0;
+	gpuknn_close_table(state);
+	MemoryContextReset(context);
+	memset(state, 0, sizeof(*state));
+	state->class = class;
+	state->context = context;
 	if (orderbys != NULL && scan->numberOfOrderBys > 0)
 		memmove(scan->orderByData, orderbys, sizeof(ScanKeyData) * scan->numberOfOrderBys);
 }
@@ -56,51 +68,54 @@ gpuknn_end_scan(IndexScanDesc scan)
 {
 	GpuknnScan *state = (GpuknnScan *) scan->opaque;
 
+	gpuknn_close_table(state);
 	MemoryContextDelete(state->context);
 	pfree(state);
 }
 
 /* Notes what the index holds and makes ready for the query; false when its distance to all vectors is NULL. */
 static bool
-prepare(Relation index, GpuknnScan *scan, ScanKey orderby)
+prepare(Relation index, GpuknnScan *state, ScanKey orderby)
 {
 	GpuknnMeta	meta;
 	GpuknnVector query;
+	size_t		of_page;
 
-	scan->shape = gpuknn_shape(index);
+	state->shape = gpuknn_shape(index);
 	gpuknn_read_meta(index, &meta);
-	scan->length = meta.length;
-	scan->vectors = meta.vectors;
-	scan->nulls = meta.nulls;
+	state->length = meta.length;
+	state->vectors = meta.vectors;
+	state->nulls = meta.nulls;
 	if (orderby->sk_flags & SK_ISNULL)
 		return false;
 
-	scan->class.vector(orderby->sk_argument, &query);
-	if (query.dim != scan->shape.dim)
+	state->class.vector(orderby->sk_argument, &query);
+	if (query.dim != state->shape.dim)
 	{
 		/* The operator would not have been called for an empty table either. */
-		if (scan->vectors > 0)
-			scan->class.mismatch(scan->shape.dim, query.dim);
-		scan->vectors = 0;
+		if (state->vectors > 0)
+			state->class.mismatch(state->shape.dim, query.dim);
 		return true;
 	}
-	scan->query = palloc(ga_knn_query_bytes(query.dtype, query.dim));
-	ga_knn_prepare(scan->query, scan->shape.metric, scan->shape.storage, scan->class.sums, query.dtype, query.data, query.dim);
-	scan->assembled = palloc(scan->shape.record_bytes);
-	scan->bounds = palloc(sizeof(double) * (GPUKNN_PAGE_BYTES / scan->shape.record_bytes + 1));
-	scan->exact = palloc0(sizeof(bool) * (GPUKNN_PAGE_BYTES / scan->shape.record_bytes + 1));
+	state->query = palloc(ga_knn_query_bytes(query.dtype, query.dim));
+	ga_knn_prepare(state->query, state->shape.metric, state->shape.storage, state->class.sums, query.dtype, query.data, query.dim);
+	of_page = GPUKNN_PAGE_BYTES / state->shape.record_bytes + 1;
+	state->assembled = palloc(state->shape.record_bytes);
+	state->bounds = palloc(sizeof(double) * of_page);
+	state->exact = palloc0(sizeof(bool) * of_page);
+	state->found = palloc(sizeof(GaKnnPair) * of_page);
 	return true;
 }
 
 static void
-start_drain(GpuknnScan *scan, bool all)
+start_drain(GpuknnScan *state, bool all)
 {
-	scan->phase = GPUKNN_DRAIN;
-	scan->all = all;
-	scan->block = 1;
-	scan->capacity = 256;
-	scan->tids = palloc(sizeof(ItemPointerData) * scan->capacity);
-	scan->ntids = scan->next_tid = 0;
+	state->phase = GPUKNN_DRAIN;
+	state->all = all;
+	state->block = 1;
+	state->capacity = 256;
+	state->tids = MemoryContextAlloc(state->context, sizeof(ItemPointerData) * state->capacity);
+	state->ntids = state->next_tid = 0;
 }
 
 static void
@@ -113,40 +128,179 @@ start(IndexScanDesc scan, GpuknnScan *state)
 	if (!IsMVCCSnapshot(scan->xs_snapshot))
 		elog(ERROR, "a gpuknn index is scanned with MVCC snapshots only");
 	pgstat_count_index_scan(scan->indexRelation);
-	state->phase = GPUKNN_VECTORS;
+	state->phase = GPUKNN_BOUNDS;
 	if (!prepare(scan->indexRelation, state, &scan->orderByData[0]))
 		start_drain(state, true);
 	MemoryContextSwitchTo(old);
 }
 
-/* The next pair; NULL when there is no other. */
-static const GaKnnPair *
-next_pair(IndexScanDesc scan, GpuknnScan *state)
+/* Pairs that half of work_mem holds. */
+static size_t
+half_of_memory(void)
 {
-	size_t		capacity = FIRST_PAIRS;
-	GaKnnPair	last;
+	return Max(FIRST_PAIRS, (size_t) work_mem * 1024 / 2 / sizeof(GaKnnPair));
+}
 
-	if (state->passes > 0 && state->next < state->top.count)
-		return &state->pairs[state->next++];
-	/* A pass that did not fill its pairs found all there is. */
-	if (state->vectors == 0 || (state->passes > 0 && state->top.count < state->top.capacity))
-		return NULL;
+/* ----- pairs of passes ----- */
 
-	if (state->passes > 0)
-	{
-		last = state->pairs[state->top.count - 1];
-		capacity = Max(FIRST_PAIRS, (size_t) work_mem * 1024 / sizeof(GaKnnPair));
-		pfree(state->pairs);
-	}
+static void
+next_pass(IndexScanDesc scan, GpuknnScan *state, size_t capacity, const GaKnnPair *after)
+{
+	GaKnnPair  *pairs;
+
 	/* Not more than there can be, with one to spare that tells the end. */
 	capacity = Min(capacity, state->length + 1);
-	state->pairs = MemoryContextAllocHuge(state->context, capacity * sizeof(GaKnnPair));
-	ga_knn_top_init(&state->top, state->pairs, capacity, state->passes > 0 ? &last : NULL);
-	gpuknn_pass(scan->indexRelation, state);
+	pairs = MemoryContextAllocHuge(state->context, capacity * sizeof(GaKnnPair));
+	ga_knn_top_init(&state->top, pairs, capacity, after);
+	gpuknn_pass(scan, state);
 	ga_knn_top_sort(&state->top);
 	state->passes++;
 	state->next = 0;
-	return state->next < state->top.count ? &state->pairs[state->next++] : NULL;
+}
+
+/* The pair that comes next, which stays there until it is taken; NULL when there is no other. */
+static const GaKnnPair *
+peek(IndexScanDesc scan, GpuknnScan *state)
+{
+	if (state->passes == 0)
+	{
+		if (state->vectors == 0)
+			return NULL;
+		next_pass(scan, state, FIRST_PAIRS, NULL);
+	}
+	else if (state->next == state->top.count && state->top.count == state->top.capacity)
+	{
+		GaKnnPair	last = state->top.pairs[state->top.count - 1];
+
+		pfree(state->top.pairs);
+		next_pass(scan, state, half_of_memory(), &last);
+	}
+	/* A pass that did not fill its pairs found all there are. */
+	return state->next < state->top.count ? &state->top.pairs[state->next] : NULL;
+}
+
+static void
+emit(IndexScanDesc scan, const GaKnnPair *pair)
+{
+	gpuknn_unpack_tid(pair->row, &scan->xs_heaptid);
+	scan->xs_orderbyvals[0] = Float8GetDatum(pair->bound);
+	scan->xs_orderbynulls[0] = false;
+	scan->xs_recheckorderby = !pair->exact;
+}
+
+static bool
+next_bound(IndexScanDesc scan, GpuknnScan *state)
+{
+	const GaKnnPair *pair = peek(scan, state);
+
+	if (pair == NULL)
+		return false;
+	state->next++;
+	state->handed = *pair;
+	state->any_handed = true;
+	emit(scan, pair);
+	if (!pair->exact && ++state->checks >= MAX_CHECKS)
+	{
+		state->phase = GPUKNN_VALUES;
+		state->max_kept = half_of_memory();
+		state->kept = MemoryContextAllocHuge(state->context, sizeof(GaKnnPair) * state->max_kept);
+	}
+	return true;
+}
+
+/* ----- values kept back: a heap ----- */
+
+static void
+keep(GpuknnScan *state, GaKnnPair pair)
+{
+	size_t		hole = state->nkept++;
+
+	while (hole > 0 && ga_knn_pair_compare(&pair, &state->kept[(hole - 1) / 2]) < 0)
+	{
+		state->kept[hole] = state->kept[(hole - 1) / 2];
+		hole = (hole - 1) / 2;
+	}
+	state->kept[hole] = pair;
+}
+
+static GaKnnPair
+take(GpuknnScan *state)
+{
+	GaKnnPair	first = state->kept[0];
+	GaKnnPair	last = state->kept[--state->nkept];
+	size_t		hole = 0;
+
+	for (;;)
+	{
+		size_t		child = 2 * hole + 1;
+
+		if (child + 1 < state->nkept && ga_knn_pair_compare(&state->kept[child + 1], &state->kept[child]) < 0)
+			child++;
+		if (child >= state->nkept || ga_knn_pair_compare(&last, &state->kept[child]) <= 0)
+			break;
+		state->kept[hole] = state->kept[child];
+		hole = child;
+	}
+	state->kept[hole] = last;
+	return first;
+}
+
+static void
+emit_value(IndexScanDesc scan, GpuknnScan *state, const GaKnnPair *pair)
+{
+	state->emitted = *pair;
+	state->any_emitted = true;
+	emit(scan, pair);
+}
+
+/*
+ * The smallest value kept back goes out when it comes before all pairs that
+ * follow, whose values are at least their bounds.
+ */
+static bool
+next_value(IndexScanDesc scan, GpuknnScan *state)
+{
+	for (;;)
+	{
+		const GaKnnPair *bound = peek(scan, state);
+		GaKnnPair	pair;
+
+		CHECK_FOR_INTERRUPTS();
+		if (state->nkept > 0 && (bound == NULL || ga_knn_pair_compare(&state->kept[0], bound) < 0))
+		{
+			pair = take(state);
+			emit_value(scan, state, &pair);
+			return true;
+		}
+		if (bound == NULL)
+			return false;
+		if (state->nkept == state->max_kept)
+		{
+			pfree(state->kept);
+			pfree(state->top.pairs);
+			state->phase = GPUKNN_SELECT;
+			next_pass(scan, state, 2 * half_of_memory(), state->any_emitted ? &state->emitted : NULL);
+			return false;
+		}
+		state->next++;
+		pair = *bound;
+		if (gpuknn_value(scan, state, &pair))
+			keep(state, pair);
+	}
+}
+
+static bool
+next_selected(IndexScanDesc scan, GpuknnScan *state)
+{
+	if (state->next == state->top.count && state->top.count == state->top.capacity)
+	{
+		pfree(state->top.pairs);
+		next_pass(scan, state, 2 * half_of_memory(), &state->emitted);
+	}
+	if (state->next == state->top.count)
+		return false;
+	emit_value(scan, state, &state->top.pairs[state->next++]);
+	return true;
 }
 
 static bool
@@ -156,6 +310,9 @@ next_drained(IndexScanDesc scan, GpuknnScan *state)
 		if (!gpuknn_drain(scan->indexRelation, state))
 			return false;
 	scan->xs_heaptid = state->tids[state->next_tid++];
+	scan->xs_orderbyvals[0] = (Datum) 0;
+	scan->xs_orderbynulls[0] = true;
+	scan->xs_recheckorderby = false;
 	return true;
 }
 
@@ -163,39 +320,28 @@ bool
 gpuknn_next(IndexScanDesc scan, ScanDirection direction)
 {
 	GpuknnScan *state = (GpuknnScan *) scan->opaque;
-	const GaKnnPair *pair;
 
 	/* The executor goes backwards only in a plan that was said to be able to. */
 	Assert(ScanDirectionIsForward(direction));
 	if (state->phase == GPUKNN_START)
 		start(scan, state);
 	scan->xs_recheck = false;
-	if (state->phase == GPUKNN_VECTORS)
-	{
-		pair = next_pair(scan, state);
-		if (pair != NULL)
-		{
-			gpuknn_unpack_tid(pair->row, &scan->xs_heaptid);
-			scan->xs_orderbyvals[0] = Float8GetDatum(pair->bound);
-			scan->xs_orderbynulls[0] = false;
-			scan->xs_recheckorderby = !pair->exact;
-			return true;
-		}
-		if (state->nulls > 0)
-		{
-			MemoryContext old = MemoryContextSwitchTo(state->context);
 
+	if (state->phase == GPUKNN_BOUNDS && next_bound(scan, state))
+		return true;
+	if (state->phase == GPUKNN_VALUES && next_value(scan, state))
+		return true;
+	if (state->phase == GPUKNN_SELECT && next_selected(scan, state))
+		return true;
+	if (state->phase != GPUKNN_DRAIN && state->phase != GPUKNN_DONE)
+	{
+		if (state->nulls > 0)
 			start_drain(state, false);
-			MemoryContextSwitchTo(old);
-		}
 		else
 			state->phase = GPUKNN_DONE;
 	}
 	if (state->phase == GPUKNN_DRAIN)
 	{
-		scan->xs_orderbyvals[0] = (Datum) 0;
-		scan->xs_orderbynulls[0] = true;
-		scan->xs_recheckorderby = false;
 		if (next_drained(scan, state))
 			return true;
 		state->phase = GPUKNN_DONE;

@@ -1,19 +1,26 @@
 /*
  * gpuknn_scan.h
- *		A scan and its passes over the stream of slots.
+ *		A scan, its passes over the stream of slots, and values that it computes
+ *		from the table's rows.
  */
 #ifndef GA_GPUKNN_SCAN_H
 #define GA_GPUKNN_SCAN_H
 
+#include "access/relscan.h"
 #include "index/gpuknn.h"
 
 typedef enum GpuknnPhase
 {
 	GPUKNN_START,
-	GPUKNN_VECTORS,				/* pairs of one pass after the other, ascending */
+	GPUKNN_BOUNDS,				/* pairs of one pass after the other, ascending: the executor checks */
+	GPUKNN_VALUES,				/* the same, but the scan itself computes values and keeps them back */
+	GPUKNN_SELECT,				/* too many to keep back: each pass selects the next by value */
 	GPUKNN_DRAIN,				/* rows in any order: all for a NULL query, else those without a vector */
 	GPUKNN_DONE
 } GpuknnPhase;
+
+/* How the scan reads rows of the table: gpuknn_values.c. */
+typedef struct GpuknnTable GpuknnTable;
 
 typedef struct GpuknnScan
 {
@@ -26,15 +33,27 @@ typedef struct GpuknnScan
 	uint64		vectors;
 	uint64		nulls;
 
-	/* VECTORS */
+	/* passes */
 	GaKnnQuery *query;
 	char	   *assembled;		/* a record that crosses pages */
 	double	   *bounds;
 	bool	   *exact;
+	GaKnnPair  *found;			/* of one page */
+	int			nfound;
 	GaKnnTop	top;
-	GaKnnPair  *pairs;
 	size_t		next;			/* of top.count */
 	uint64		passes;
+	uint64		checks;			/* pairs that the executor had to check */
+
+	/* VALUES and SELECT */
+	GpuknnTable *table;
+	GaKnnPair	handed;			/* the last pair of BOUNDS */
+	bool		any_handed;
+	GaKnnPair  *kept;			/* values kept back: a heap, its root the smallest */
+	size_t		nkept;
+	size_t		max_kept;
+	GaKnnPair	emitted;		/* the last value */
+	bool		any_emitted;
 
 	/* DRAIN */
 	bool		all;			/* vectors, too */
@@ -47,10 +66,16 @@ typedef struct GpuknnScan
 	MemoryContext context;		/* of one rescan */
 } GpuknnScan;
 
-/* One pass: offers the bounds of all records to scan->top. */
-extern void gpuknn_pass(Relation index, GpuknnScan *scan);
+/* One pass over all records: those that are not too far away for scan->top go into it, as bounds or, in SELECT, as values. */
+extern void gpuknn_pass(IndexScanDesc scan, GpuknnScan *state);
 
 /* The tids of the slots that begin on the next page; false when there is none. */
 extern bool gpuknn_drain(Relation index, GpuknnScan *scan);
+
+/* Replaces a bound by the operator's value; false when the snapshot sees no row there. */
+extern bool gpuknn_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair);
+
+/* Ends what gpuknn_value() holds. */
+extern void gpuknn_close_table(GpuknnScan *state);
 
 #endif							/* GA_GPUKNN_SCAN_H */
