@@ -44,6 +44,7 @@ sub new_node
 	$node->init(%option);
 	$node->append_conf('postgresql.conf', "jit = off\n");
 	$node->append_conf('postgresql.conf', "gpuagent.auto_save_interval = 0\n");
+	$node->append_conf('postgresql.conf', "gpuagent.job_nice = 0\n");	# tests wait for jobs, whatever else the machine does
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'gpuagent'\n") if $preload;
 	$node->append_conf('postgresql.conf', $conf) if $conf;
 	$node->start;

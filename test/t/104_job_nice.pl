@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 # The rate keeps exports at work until they are cancelled.
-my $node = new_node('nice', conf => "max_parallel_maintenance_workers = 2\nmax_parallel_workers = 8\ngpuagent.io_rate_limit = 256kB\n");
+my $node = new_node('nice', conf => "max_parallel_maintenance_workers = 2\nmax_parallel_workers = 8\ngpuagent.io_rate_limit = 256kB\ngpuagent.job_nice = 19\n");
 
 # Of a process, or of its group of processes where the kernel has such groups; undef when it has ended.
 sub nice_of
@@ -59,6 +59,8 @@ $node->safe_psql('postgres', q{
 	SELECT gpuagent.store_swarm('big', gpuagent.tensor('U8', '{48000000}',
 		(SELECT substr(string_agg(sha512(i::text::bytea), '' ORDER BY i), 1, 48000000) FROM generate_series(1, 750000) i)));
 	SELECT gpuagent.create_checkpoint('big')});
+
+is_value($node, q{SELECT boot_val FROM pg_settings WHERE name = 'gpuagent.job_nice'}, '19', 'jobs give way by default');
 
 # A job.
 my $queue = q{SELECT job FROM gpuagent.export_checkpoint(wait => false)};
