@@ -39,8 +39,8 @@ SELECT is(bool_and(amvalidate(oid)), true, 'operator classes are valid') FROM pg
 -- Answers. Distances of the k nearest equal those of the scan, in order; rows nearer than the last are the same.
 CREATE FUNCTION nearest(source text, op text, query text, k int, filter text, OUT distances float8[], OUT ids int[]) LANGUAGE plpgsql AS $$
 BEGIN
-	EXECUTE format('SELECT array_agg(d), array_agg(id ORDER BY id) FILTER (WHERE d < last OR last = ''NaN'' AND d <> ''NaN'' OR last IS NULL)
-		FROM (SELECT id, d, max(d) OVER () AS last FROM (SELECT id, e %1$s %2$L AS d FROM %3$s WHERE %5$s ORDER BY e %1$s %2$L LIMIT %4$s) s) s',
+	EXECUTE format('SELECT array_agg(d ORDER BY n), array_agg(id ORDER BY id) FILTER (WHERE d < last OR last = ''NaN'' AND d <> ''NaN'' OR last IS NULL)
+		FROM (SELECT id, d, row_number() OVER () AS n, max(d) OVER () AS last FROM (SELECT id, e %1$s %2$L AS d FROM %3$s WHERE %5$s ORDER BY e %1$s %2$L LIMIT %4$s) s) s',
 		op, query, source, k, filter) INTO distances, ids;
 END $$;
 CREATE FUNCTION compare(source text, op text, queries text, k int, filter text DEFAULT 'true') RETURNS text LANGUAGE plpgsql AS $$
