@@ -221,6 +221,9 @@ extern void gpuknn_init_meta(Page page, const GpuknnShape *shape);
 /* Pins and locks a page of the stream or the meta page; XX002 when it is none. */
 extern Buffer gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy strategy);
 
+/* XX002 unless it is such a page. */
+extern void gpuknn_check_page(Relation index, BlockNumber block, Page page);
+
 extern GpuknnShape gpuknn_shape(Relation index);
 
 /* What the meta page counts, at one moment. `changed` is not filled in. */

@@ -39,15 +39,11 @@ gpuknn_init_meta(Page page, const GpuknnShape *shape)
 
 StaticAssertDecl(sizeof(GpuknnMeta) <= GPUKNN_PAGE_BYTES, "the meta page is too small");
 
-Buffer
-gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy strategy)
+void
+gpuknn_check_page(Relation index, BlockNumber block, Page page)
 {
-	Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
-	Page		page = BufferGetPage(buffer);
-	const GpuknnOpaque *opaque;
+	const GpuknnOpaque *opaque = (const GpuknnOpaque *) PageGetSpecialPointer(page);
 
-	LockBuffer(buffer, lock);
-	opaque = (const GpuknnOpaque *) PageGetSpecialPointer(page);
 	if (PageIsNew(page) || PageGetSpecialSize(page) != MAXALIGN(sizeof(GpuknnOpaque)) || opaque->page_id != GPUKNN_PAGE_ID ||
 		opaque->is_meta != (block == GPUKNN_META_BLOCK))
 		ereport(ERROR,
@@ -60,6 +56,15 @@ gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy 
 				 errmsg("index \"%s\" has version %u of the format, where this library knows %u",
 						RelationGetRelationName(index), gpuknn_meta(page)->version, GPUKNN_VERSION),
 				 errhint("Rebuild the index with REINDEX.")));
+}
+
+Buffer
+gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy strategy)
+{
+	Buffer		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+
+	LockBuffer(buffer, lock);
+	gpuknn_check_page(index, block, BufferGetPage(buffer));
 	return buffer;
 }
 
