@@ -99,7 +99,7 @@ how_to_finish(const GaKnnQuery *query)
 		case GA_METRIC_IP:
 			how.least = -HUGE_VAL;
 			how.start = query->sums == GA_KNN_SUMS_F32 ? -n * 0x1p-148 : 0;
-			how.rest = n * 0x1p-1060;
+			how.rest = n * 0x1p-1000;
 			break;
 		case GA_METRIC_L1:
 			break;

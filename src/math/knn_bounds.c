@@ -83,43 +83,28 @@ gamma_of(double k, double w)
 	return k * w < 0.5 ? k * w / (1 - k * w) * GA_KNN_UP : HUGE_VAL;
 }
 
-/* Element i of the query as F64. */
-static double
-element(int dtype, const void *data, size_t i)
-{
-	double		x;
-
-	ga_widen_f64(dtype, (const char *) data + i * ga_dtype_info(dtype)->width, &x, 1);
-	return x;
-}
-
-/* The power of two that brings the largest element into [1/2, 1), and whether there is one. */
+/* What is known of the query, and the power of two that brings its largest element into [1/2, 1). */
 static GaKnnReach
-measure_query(GaKnnQuery *query)
+measure_query(GaKnnQuery *query, GaKnnSource *source)
 {
-	double		max = 0;
+	double		squares;
+	double		max;
 
 	if (query->dtype < GA_F32 || query->dtype > GA_F64)
 		return GA_KNN_NOWHERE;
 
-	query->length = sqrt(ga_sum_squares(query->dtype, query->data, query->dim));
+	squares = ga_sum_squares(query->dtype, query->data, query->dim);
+	query->length = sqrt(squares);
 	if (query->metric == GA_METRIC_COSINE)
 	{
-		double		squares = ga_sum_squares(query->dtype, query->data, query->dim);
-
 		if (!(squares > 0 && squares <= DBL_MAX))
 			return GA_KNN_NOWHERE;
 		return squares < 0x1p-900 ? GA_KNN_UNBOUNDED : GA_KNN_ORDINARY;
 	}
 
-	for (size_t i = 0; i < query->dim; i++)
-	{
-		double		x = fabs(element(query->dtype, query->data, i));
-
-		if (isnan(x))
-			return GA_KNN_NOWHERE;
-		max = x > max ? x : max;
-	}
+	if (ga_knn_has_nan(source))
+		return GA_KNN_NOWHERE;
+	max = ga_knn_largest(source);
 	if (max > FLT_MAX)
 		return GA_KNN_UNBOUNDED;
 	query->exponent = max > 0 ? ilogb(max) + 1 : 0;
@@ -130,7 +115,7 @@ measure_query(GaKnnQuery *query)
 
 /* Writes the values, and what rounding them lost; see loss_of() in knn_encode.c for the factors. */
 static void
-fill_values(GaKnnQuery *query, float *values)
+fill_values(GaKnnQuery *query, GaKnnSource *source, float *values)
 {
 	double		divisor = query->metric == GA_METRIC_COSINE ? query->length : query->unit;
 	double		factor = query->metric == GA_METRIC_COSINE ? 1 : query->unit;
@@ -139,17 +124,20 @@ fill_values(GaKnnQuery *query, float *values)
 	double		lost_squares = 0;
 	double		lost_sum = 0;
 
-	for (size_t i = 0; i < query->dim; i++)
-	{
-		double		x = element(query->dtype, query->data, i) / divisor;
-		double		rest;
+	ga_knn_rewind(source);
+	while (ga_knn_next_block(source))
+		for (size_t i = 0; i < source->count; i++)
+		{
+			double		x = source->block[i] / divisor;
+			double		rest;
 
-		values[i] = (float) x;
-		rest = x - values[i];
-		squares += (double) values[i] * values[i];
-		lost_squares += rest * rest;
-		lost_sum += fabs(rest);
-	}
+			*values = (float) x;
+			rest = x - *values;
+			squares += (double) *values * *values;
+			lost_squares += rest * rest;
+			lost_sum += fabs(rest);
+			values++;
+		}
 	query->loss = (query->metric == GA_METRIC_L1 ? lost_sum : sqrt(lost_squares)) * up * factor;
 	if (query->metric == GA_METRIC_COSINE)
 		query->loss += ((double) query->dim / GA_LANES + 16) * 0x1p-53;
@@ -187,6 +175,7 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 	uintptr_t	at = ((uintptr_t) query + values_offset()) / 64 * 64;
 	float	   *values = (float *) at;
 	size_t		bytes = data_bytes(dtype, dim);
+	GaKnnSource source;
 
 	memset(query, 0, sizeof(*query));
 	query->metric = metric;
@@ -200,11 +189,12 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 		memcpy(values + padded(dim), data, bytes);
 	memset(values, 0, padded(dim) * sizeof(float));
 
-	query->reach = measure_query(query);
+	ga_knn_source(&source, dtype, query->data, dim);
+	query->reach = measure_query(query, &source);
 	query->unit = ldexp(1.0, query->exponent);
 	if (query->reach != GA_KNN_ORDINARY)
 		return;
-	fill_values(query, values);
+	fill_values(query, &source, values);
 	fill_errors(query);
 }
 
@@ -291,7 +281,7 @@ bound_product(const GaKnnQuery *query, const GaKnnRow *row, double product)
 			return -HUGE_VAL;
 		off += (double) query->dim * 0x1p-148;
 	}
-	return -product - off * GA_KNN_UP - (double) query->dim * 0x1p-1060;
+	return -product - off * GA_KNN_UP - (double) query->dim * 0x1p-1000;
 }
 
 /* Steps 2 and 3 for cosine, from h p as computed; loss: of the row's direction. */

@@ -11,9 +11,6 @@
  */
 #include "knn_impl.h"
 
-/* Elements handled at a time: a multiple of GA_LANES. */
-#define BLOCK 512
-
 size_t
 ga_knn_record_bytes(GaKnnStorage storage, size_t dim)
 {
@@ -22,25 +19,12 @@ ga_knn_record_bytes(GaKnnStorage storage, size_t dim)
 	return (sizeof(GaKnnRow) + scale + dim * ga_knn_element_bytes(storage) + 7) / 8 * 8;
 }
 
-/* A vector as the caller has it, and the next of its elements as F64. */
-typedef struct Source
-{
-	int			dtype;
-	const char *data;
-	size_t		dim;
-	size_t		next;			/* first element behind the block */
-	size_t		count;			/* elements in the block, without the zeros behind them */
-	size_t		padded;			/* a multiple of GA_LANES */
-	double		block[BLOCK];
-} Source;
-
-/* Fills the next block; false when there is none. */
-static bool
-next_block(Source *source)
+bool
+ga_knn_next_block(GaKnnSource *source)
 {
 	size_t		width = ga_dtype_info(source->dtype)->width;
 
-	source->count = source->dim - source->next < BLOCK ? source->dim - source->next : BLOCK;
+	source->count = source->dim - source->next < GA_KNN_BLOCK ? source->dim - source->next : GA_KNN_BLOCK;
 	source->padded = (source->count + GA_LANES - 1) / GA_LANES * GA_LANES;
 	if (source->count == 0)
 		return false;
@@ -51,28 +35,27 @@ next_block(Source *source)
 	return true;
 }
 
-static bool
-has_nan(Source *source)
+bool
+ga_knn_has_nan(GaKnnSource *source)
 {
 	bool		nan = false;
 
 	if (!ga_has_nonfinite(source->dtype, source->data, source->dim))
 		return false;
-	source->next = 0;
-	while (next_block(source))
+	ga_knn_rewind(source);
+	while (ga_knn_next_block(source))
 		for (size_t i = 0; i < source->count; i++)
 			nan |= isnan(source->block[i]);
 	return nan;
 }
 
-/* The largest magnitude of a vector without NaN. */
-static double
-largest(Source *source)
+double
+ga_knn_largest(GaKnnSource *source)
 {
 	double		max = 0;
 
-	source->next = 0;
-	while (next_block(source))
+	ga_knn_rewind(source);
+	while (ga_knn_next_block(source))
 	{
 		double		x = ga_knn_kernels->largest(source->block, source->padded);
 
@@ -82,13 +65,13 @@ largest(Source *source)
 }
 
 static void
-store_narrow(Source *source, GaKnnStorage storage, const GaKnnScale *scale, char *out, GaKnnLost *lost)
+store_narrow(GaKnnSource *source, GaKnnStorage storage, const GaKnnScale *scale, char *out, GaKnnLost *lost)
 {
 	GaKnnStore	store = storage == GA_KNN_F16 ? ga_knn_kernels->store_half : ga_knn_kernels->store_bytes;
-	uint16_t	elements[BLOCK];
+	uint16_t	elements[GA_KNN_BLOCK];
 
-	source->next = 0;
-	while (next_block(source))
+	ga_knn_rewind(source);
+	while (ga_knn_next_block(source))
 	{
 		size_t		size = source->count * ga_knn_element_bytes(storage);
 
@@ -100,10 +83,10 @@ store_narrow(Source *source, GaKnnStorage storage, const GaKnnScale *scale, char
 
 /* Of F64. */
 static void
-store_f32(Source *source, float *out, GaKnnLost *lost)
+store_f32(GaKnnSource *source, float *out, GaKnnLost *lost)
 {
-	source->next = 0;
-	while (next_block(source))
+	ga_knn_rewind(source);
+	while (ga_knn_next_block(source))
 		for (size_t i = 0; i < source->count; i++)
 		{
 			float		stored = (float) source->block[i];
@@ -200,9 +183,9 @@ choose_unit(GaKnnStorage storage, double max, GaKnnRow *record)
 }
 
 static void
-encode_narrow(GaMetric metric, GaKnnStorage storage, Source *source, GaKnnRow *record)
+encode_narrow(GaMetric metric, GaKnnStorage storage, GaKnnSource *source, GaKnnRow *record)
 {
-	double		max = largest(source);
+	double		max = ga_knn_largest(source);
 	double		length = 1;
 	double		more = 0;
 	GaKnnScale	scale;
@@ -234,7 +217,7 @@ encode_narrow(GaMetric metric, GaKnnStorage storage, Source *source, GaKnnRow *r
 }
 
 static void
-encode_f32(GaMetric metric, Source *source, GaKnnRow *record)
+encode_f32(GaMetric metric, GaKnnSource *source, GaKnnRow *record)
 {
 	GaKnnLost	lost;
 
@@ -244,7 +227,7 @@ encode_f32(GaMetric metric, Source *source, GaKnnRow *record)
 		ga_widen_f32(source->dtype, source->data, (float *) (record + 1), source->dim);
 		lost.stored[0] = ga_sum_squares(source->dtype, source->data, source->dim);
 	}
-	else if (largest(source) <= FLT_MAX)
+	else if (ga_knn_largest(source) <= FLT_MAX)
 		store_f32(source, (float *) (record + 1), &lost);
 	else
 		return;
@@ -254,14 +237,14 @@ encode_f32(GaMetric metric, Source *source, GaKnnRow *record)
 
 /* Whether the distance to every vector is NaN. */
 static bool
-is_nowhere(GaMetric metric, Source *source)
+is_nowhere(GaMetric metric, GaKnnSource *source)
 {
 	double		squares;
 
 	if (source->dtype < GA_F32 || source->dtype > GA_F64)
 		return true;
 	if (metric != GA_METRIC_COSINE)
-		return has_nan(source);
+		return ga_knn_has_nan(source);
 	squares = ga_sum_squares(source->dtype, source->data, source->dim);
 	return !(squares > 0 && squares <= DBL_MAX);
 }
@@ -269,11 +252,9 @@ is_nowhere(GaMetric metric, Source *source)
 void
 ga_knn_encode(GaMetric metric, GaKnnStorage storage, int dtype, const void *data, size_t dim, GaKnnRow *record)
 {
-	Source		source;
+	GaKnnSource source;
 
-	source.dtype = dtype;
-	source.data = data;
-	source.dim = dim;
+	ga_knn_source(&source, dtype, data, dim);
 
 	/* Until something is known. */
 	memset((char *) record + sizeof(record->tid), 0, ga_knn_record_bytes(storage, dim) - sizeof(record->tid));

@@ -182,6 +182,43 @@ struct GaKnnQuery
 	double		tile_error;		/* of a tile alone */
 };
 
+/* Elements that are widened at a time: a multiple of GA_LANES. */
+#define GA_KNN_BLOCK 512
+
+/* A vector as the caller has it, of a float dtype, and a block of its elements as F64. */
+typedef struct GaKnnSource
+{
+	int			dtype;
+	const char *data;
+	size_t		dim;
+	size_t		next;			/* first element behind the block */
+	size_t		count;			/* elements in the block, without the zeros behind them */
+	size_t		padded;			/* a multiple of GA_LANES */
+	double		block[GA_KNN_BLOCK];
+} GaKnnSource;
+
+static inline void
+ga_knn_rewind(GaKnnSource *source)
+{
+	source->next = 0;
+}
+
+static inline void
+ga_knn_source(GaKnnSource *source, int dtype, const void *data, size_t dim)
+{
+	source->dtype = dtype;
+	source->data = data;
+	source->dim = dim;
+	ga_knn_rewind(source);
+}
+
+/* Fills the next block; false when there is none. */
+extern bool ga_knn_next_block(GaKnnSource *source);
+
+/* Both read the vector from its beginning. The largest magnitude is that of a vector without NaN. */
+extern bool ga_knn_has_nan(GaKnnSource *source);
+extern double ga_knn_largest(GaKnnSource *source);
+
 /* What rows and queries need to have for F32 products that neither overflow nor lose all to underflow. */
 static inline bool
 ga_knn_norm_in_range(double norm)
