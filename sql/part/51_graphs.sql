@@ -33,10 +33,12 @@ BEGIN
     PERFORM gpuagent_store.require_name('graph name', graph);
     SELECT g.dim INTO have FROM gpuagent.graph g WHERE g.graph = require_graph_dim.graph;
     IF NOT FOUND THEN
-        INSERT INTO gpuagent.graph AS g (graph, dim) VALUES (graph, dim) ON CONFLICT DO NOTHING;
+        INSERT INTO gpuagent.graph AS g (graph) VALUES (graph) ON CONFLICT DO NOTHING;
         SELECT g.dim INTO have FROM gpuagent.graph g WHERE g.graph = require_graph_dim.graph;
     END IF;
     IF have IS NULL AND dim IS NOT NULL THEN
+        -- Of an earlier graph of this name, or of this one before it was replaced.
+        PERFORM gpuagent_store.drop_node_index(graph, dim);
         UPDATE gpuagent.graph g SET dim = require_graph_dim.dim WHERE g.graph = require_graph_dim.graph AND g.dim IS NULL;
         SELECT g.dim INTO have FROM gpuagent.graph g WHERE g.graph = require_graph_dim.graph;
     END IF;
@@ -105,11 +107,12 @@ CREATE FUNCTION gpuagent.delete_knowledge_graph(graph text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.drop_node_index(graph);
     DELETE FROM gpuagent.graph g WHERE g.graph = delete_knowledge_graph.graph;
     RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION gpuagent.delete_knowledge_graph(text) IS 'deletes a graph with its nodes and edges; true when it existed';
+COMMENT ON FUNCTION gpuagent.delete_knowledge_graph(text) IS 'deletes a graph with its nodes, edges and, when the caller owns it, index; true when it existed';
 
 CREATE FUNCTION gpuagent_store.require_walk(graph text, ids text[]) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -166,10 +169,12 @@ BEGIN
         RAISE data_exception USING
             MESSAGE = format('embeddings of graph "%s" have dimension %s, not %s', graph, space.dim, gpuagent.vector_dims(query));
     END IF;
-    -- The graph is a constant of the statement, so that an index on the nodes of one graph can serve it.
+    -- The graph is a constant of the statement, so that a partial index can serve it; ids, which it does not have, then
+    -- decide among all that are as far as the k-th.
     nearest := format(
-        'SELECT n.id, n.embedding OPERATOR(gpuagent.%s) $1 AS distance FROM gpuagent.graph_node n'
-        ' WHERE n.graph = %L AND n.embedding IS NOT NULL %s ORDER BY distance, n.id LIMIT $2',
+        'SELECT t.id, t.distance FROM (SELECT n.id, n.embedding OPERATOR(gpuagent.%s) $1 AS distance FROM gpuagent.graph_node n'
+        ' WHERE n.graph = %L AND n.embedding IS NOT NULL %s ORDER BY distance FETCH FIRST ($2) ROWS WITH TIES) t'
+        ' ORDER BY t.distance, t.id LIMIT $2',
         gpuagent_store.metric_operator(space.metric), graph, CASE WHEN filter IS NOT NULL THEN 'AND n.metadata @> $3' ELSE '' END);
     RETURN QUERY EXECUTE format(
         'WITH seed AS MATERIALIZED (SELECT s.id, s.distance FROM (%s) s WHERE $4 IS NULL OR s.distance <= $4)'
@@ -262,6 +267,9 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('"dim" must be 1 to 65535, not %s', new_dim);
     END IF;
     PERFORM gpuagent_store.metric_operator(new_metric);
+    IF new_dim IS NOT NULL THEN
+        PERFORM gpuagent_store.drop_node_index(graph, new_dim);
+    END IF;
     INSERT INTO gpuagent.graph AS g (graph, dim, metric, metadata) VALUES (graph, new_dim, new_metric, coalesce(new_metadata, '{}'))
     ON CONFLICT (graph) DO UPDATE SET
         dim = CASE WHEN replace THEN EXCLUDED.dim ELSE coalesce(g.dim, EXCLUDED.dim) END,

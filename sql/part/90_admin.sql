@@ -79,7 +79,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
         WHEN p.proname LIKE 'compact\_%' OR p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
-            delete_knowledge_graph,run_compact,recode_chunks,merge_rows,without_doomed,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,require_space,
+            delete_knowledge_graph,index_knowledge_graph,run_compact,recode_chunks,merge_rows,without_doomed,prune_swarm,prune_weights,write_safetensors,write_lines,write_text,require_space,
             autosync,write_export,read_export,put_aside,publish_export,lease_folder,journal_intents,journal_close,
             tend_export,own_export,remove_export,latest_name,latest_origin,point_latest,list_exports,sweep_tree,becomes_latest,mend_latest,replay_orphan,
             replay_exports,discard_export,discard_exports,maintain_exports,check_exports,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,

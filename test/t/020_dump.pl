@@ -21,6 +21,8 @@ $node->safe_psql('postgres', q{
 	INSERT INTO gpuagent.graph (graph) VALUES ('g');
 	INSERT INTO gpuagent.graph_node (graph, id, embedding) SELECT 'g', 'n' || i, ARRAY[i, i / 3.0, -0.0]::real[] FROM generate_series(1, 300) i;
 	INSERT INTO gpuagent.graph_edge (graph, source, target, edge_type, weight) SELECT 'g', 'n' || i, 'n' || i + 1, 'next', i / 3.0 FROM generate_series(1, 299) i;
+	UPDATE gpuagent.graph SET dim = 3;
+	SELECT gpuagent.index_knowledge_graph('g', 'l2', 'f32');
 	SELECT gpuagent.store_swarm('s', gpuagent.tensor('U8', '{3,1000000}', convert_to(repeat('0123456789', 300000), 'UTF8')));
 	SELECT gpuagent.store_swarm_rows('s', 2, gpuagent.tensor('U8', '{1,1000000}', convert_to(repeat('abcdefghij', 100000), 'UTF8')));
 	SET gpuagent.compression = off;
@@ -94,6 +96,11 @@ foreach my $format (sort keys %formats)
 				(SELECT count(*) FROM pg_trigger WHERE tgname = 'users_trigger'), (SELECT count(*) FROM pg_statistic_ext WHERE stxname = 'users_statistics'),
 				(SELECT rowfilter FROM pg_publication_tables WHERE pubname = 'users_publication')}),
 		"$format: index, policy, trigger, statistics and publication are there");
+	is($node->safe_psql($format, q{
+			SELECT pg_get_indexdef(node_index::regclass) ~ 'gpuknn .embedding gpuagent.embedding_l2_ops. WITH .storage=f32, dim=.3.. WHERE',
+				(SELECT string_agg(node, ' ') FROM gpuagent.search_knowledge_graph('g', '[7,2,0]', 3)), gpuagent.index_knowledge_graph('g', storage => 'f32')::text = node_index
+			FROM gpuagent.graph}),
+		't|n7 n6 n8|t', "$format: the index of a graph is there");
 	is($node->safe_psql($format, q{
 			SET ROLE tenant_b;
 			SELECT count(*), min(generation), max(generation), min(tenant) FROM gpuagent.agent}),
