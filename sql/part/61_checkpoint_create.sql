@@ -111,6 +111,34 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.horizon_source() IS
     'what horizons that are stored with the same text hold for: this cluster, this database, these tables and partitions; NULL: none hold';
 
+-- Checkpoints are made with the rights of the caller, who therefore may insert. Order and retention go by number and kind: a
+-- row of a number that was never drawn would be the newest for ever, and automatic ones would neither be made nor pruned.
+-- Whoever may update the table, as its owner and level admin, may do as pg_restore does.
+CREATE FUNCTION gpuagent_store.check_new_checkpoint() RETURNS trigger
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    drawn bigint;
+BEGIN
+    IF has_table_privilege(TG_RELID, 'UPDATE') THEN
+        RETURN NEW;
+    END IF;
+    BEGIN
+        drawn := currval(pg_get_serial_sequence(TG_RELID::regclass::text, 'id'));
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        drawn := NULL;
+    END;
+    IF NEW.id = drawn AND NEW.kind = 'manual' AND NEW.status = 'valid' AND NEW.exported_path IS NULL
+        AND coalesce(NEW.horizon <= pg_snapshot_xmax(pg_current_snapshot()), true) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'permission denied to insert checkpoint %', NEW.id
+        USING ERRCODE = '42501', DETAIL = 'Only administrators may write rows of checkpoints of other numbers and kinds than gpuagent.create_checkpoint() does.',
+            HINT = 'Call gpuagent.create_checkpoint().';
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.check_new_checkpoint() IS
+    'trigger on gpuagent.checkpoint: 42501 for a row that create_checkpoint() would not write, unless the role may update the table';
+
 -- In PL/pgSQL, which keeps its plans from one checkpoint to the next.
 CREATE FUNCTION gpuagent_store.notify_checkpoint(checkpoint bigint, event text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -216,6 +244,10 @@ BEGIN
     ELSIF run IS NOT NULL AND NOT EXISTS (SELECT FROM gpuagent.run r WHERE r.run = run) THEN
         RAISE EXCEPTION 'run "%" does not exist', run
             USING ERRCODE = '42704', HINT = 'gpuagent.store_metrics() makes runs.';
+    ELSIF export AND NOT has_function_privilege('gpuagent.export_checkpoint(bigint, boolean)', 'EXECUTE') THEN
+        RAISE EXCEPTION 'permission denied to export checkpoints'
+            USING ERRCODE = '42501', DETAIL = 'That needs level admin, and the rights of "pg_write_server_files" and "pg_read_server_files".',
+                HINT = 'Leave export out, and let an administrator call gpuagent.export_checkpoint(), or set gpuagent.auto_export.';
     END IF;
     PERFORM gpuagent_store.progress_begin('create_checkpoint', label);
     result := gpuagent_store.make_checkpoint('manual', label, objects, metadata, run, step);

@@ -113,6 +113,10 @@ CREATE FUNCTION gpuagent_store.safetensors_header(path text, data bytea,
 COMMENT ON FUNCTION gpuagent_store.safetensors_header(text, bytea) IS
     'tensors of a safetensors file (path) or value (data) in the order of their data; first = their first byte in the file, from 0';
 
+CREATE FUNCTION gpuagent_store.safetensors_metadata(path text, OUT key text, OUT value text) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'ga_safetensors_metadata' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION gpuagent_store.safetensors_metadata(text) IS 'entries of the __metadata__ of a safetensors file';
+
 CREATE FUNCTION gpuagent_store.safetensors_hashes(path text, OUT name text, OUT tensor bytea) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'ga_safetensors_hashes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 100;
 COMMENT ON FUNCTION gpuagent_store.safetensors_hashes(text) IS

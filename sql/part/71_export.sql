@@ -523,6 +523,15 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.find_export(bigint) IS
     'where a checkpoint is or is to be exported: state present when a whole export is there, else done; what is not whole is put aside. Under the lock of export_key()';
 
+-- delete_checkpoint() and retention do not touch what is being exported; a DELETE of the row by hand asks nobody.
+CREATE FUNCTION gpuagent_store.export_interrupted(checkpoint bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'checkpoint % was deleted while it was exported', checkpoint USING ERRCODE = 'object_not_in_prerequisite_state';
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.export_interrupted(bigint) IS '55000: the checkpoint of an export is gone';
+
 CREATE FUNCTION gpuagent_store.finish_export(checkpoint bigint, path text, temp text, OUT files bigint, OUT nbytes bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
 DECLARE
@@ -535,7 +544,7 @@ BEGIN
     SELECT c.id, c.uid, c.exported_path INTO k FROM gpuagent.checkpoint c WHERE c.id = $1;
     UPDATE gpuagent.checkpoint c SET exported_path = $2, exported_at = now() WHERE c.id = $1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'checkpoint % was removed while it was exported', $1 USING ERRCODE = 'object_not_in_prerequisite_state';
+        PERFORM gpuagent_store.export_interrupted($1);
     END IF;
     IF temp IS NOT NULL OR k.exported_path IS NULL THEN
         PERFORM gpuagent_store.notify_checkpoint(k.id, 'exported');

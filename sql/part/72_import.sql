@@ -117,22 +117,77 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.import_rows(bigint, text, jsonb, text) IS
     'adds rows of a section to an import; XX001 when one does not have the digest that its line names';
 
-CREATE FUNCTION gpuagent_store.require_embeddings(folder text, section jsonb) RETURNS void
+-- Nodes are numbered, from 0, by the order of their lines. An edge stands in the row of its source: with offsets that are
+-- the counts, that is the order of the lines by source.
+CREATE FUNCTION gpuagent_store.graph_problem(folder text, section jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+    stem CONSTANT text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
+    path CONSTANT text := gpuagent_store.section_file(folder, section, stem || '.safetensors');
+    types jsonb;
+    wrong record;
+BEGIN
+    BEGIN
+        types := (SELECT m.value::jsonb FROM gpuagent_store.safetensors_metadata(path) m WHERE m.key = 'gpuagent.edge_types');
+    EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+        types := NULL;
+    END;
+    IF jsonb_typeof(types) IS DISTINCT FROM 'array' THEN
+        RETURN format('Metadata "gpuagent.edge_types" of "%s" is not a list.', section ->> 'object');
+    END IF;
+    EXECUTE format($q$
+        WITH node AS MATERIALIZED (
+            SELECT x.j ->> 'id' AS id, r.i, x.j -> 'embedding' = 'true' AS embedded
+            FROM gpuagent_store.read_lines(%1$L) WITH ORDINALITY r (line, i), LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
+        ), edge AS MATERIALIZED (
+            SELECT r.i, s.i AS source, t.i AS target, x.j ->> 'edge_type' AS edge_type
+            FROM gpuagent_store.read_lines(%2$L) WITH ORDINALITY r (line, i) CROSS JOIN LATERAL (SELECT r.line::jsonb AS j OFFSET 0) x
+                LEFT JOIN node s ON s.id = x.j ->> 'source' LEFT JOIN node t ON t.id = x.j ->> 'target'
+        ), said (tensor, i, value) AS (
+            SELECT 'row_offsets', i, value FROM gpuagent_store.read_integers(%3$L, 'row_offsets') WITH ORDINALITY r (value, i)
+            UNION ALL SELECT 'col_indices', i, value FROM gpuagent_store.read_integers(%3$L, 'col_indices') WITH ORDINALITY r (value, i)
+            UNION ALL SELECT 'edge_types', i, value FROM gpuagent_store.read_integers(%3$L, 'edge_types') WITH ORDINALITY r (value, i)
+            UNION ALL SELECT 'embedding_nodes', i, value FROM %4$s WITH ORDINALITY r (value, i)
+            UNION ALL SELECT 'embeddings', count(*) + 1, NULL FROM %5$s r
+        ), expected (tensor, i, value) AS (
+            SELECT 'row_offsets', 1, 0
+            UNION ALL SELECT 'row_offsets', n.i + 1, sum(count(e.i)) OVER (ORDER BY n.i)::bigint FROM node n LEFT JOIN edge e ON e.source = n.i GROUP BY n.i
+            UNION ALL SELECT 'col_indices', e.i, e.target - 1 FROM edge e
+            UNION ALL SELECT 'edge_types', e.i, k.i - 1 FROM edge e LEFT JOIN jsonb_array_elements_text(%6$L::jsonb) WITH ORDINALITY k (name, i) ON k.name = e.edge_type
+            UNION ALL SELECT 'embedding_nodes', row_number() OVER (ORDER BY n.i), n.i - 1 FROM node n WHERE n.embedded
+            UNION ALL SELECT 'embeddings', count(*) + 1, NULL FROM node n WHERE n.embedded
+        )
+        SELECT tensor, i, s.value AS said, e.value AS expected FROM said s FULL JOIN expected e USING (tensor, i)
+        WHERE s.i IS NULL OR e.i IS NULL OR s.value IS DISTINCT FROM e.value
+        UNION ALL
+        SELECT 'row_offsets', o.i, o.source - 1, o.before - 1 FROM (SELECT e.i, e.source, max(e.source) OVER (ORDER BY e.i) AS before FROM edge e) o WHERE o.source < o.before
+        ORDER BY 1, 2 LIMIT 1$q$,
+        gpuagent_store.section_file(folder, section, stem || '.nodes.jsonl'), gpuagent_store.section_file(folder, section, stem || '.edges.jsonl'), path,
+        gpuagent_store.rows_of(section, 'read_integers', path, 'embedding_nodes', 'bigint'),
+        gpuagent_store.rows_of(section, 'read_states', path, 'embeddings', 'gpuagent.agent_state'), types) INTO wrong;
+    IF wrong.tensor = 'embeddings' THEN
+        RETURN format('Tensor "embeddings" of "%s" does not have a row for each node with an embedding.', section ->> 'object');
+    ELSIF wrong.tensor IS NOT NULL THEN
+        RETURN format('Tensor "%s" of "%s" is not what the lines say: place %s has %s, not %s.', wrong.tensor, section ->> 'object',
+            wrong.i - 1, coalesce(wrong.said::text, 'nothing'), coalesce(wrong.expected::text, 'nothing'));
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.graph_problem(text, jsonb) IS
+    'first difference of the arrays of a graph''s section, which number nodes and edges for other readers, from its lines, which are what is imported; NULL when there is none';
+
+CREATE FUNCTION gpuagent_store.require_graph_arrays(folder text, section jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    stem text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
-    spare bigint;
+    wrong CONSTANT text := gpuagent_store.graph_problem(folder, section);
 BEGIN
-    EXECUTE format('SELECT (SELECT count(*) FROM %s e) - (SELECT count(*) FROM gpuagent_store.read_lines(%L) r (line) WHERE r.line::jsonb -> ''embedding'' = ''true'')',
-        gpuagent_store.rows_of(section, 'read_states', gpuagent_store.section_file(folder, section, stem || '.safetensors'), 'embeddings', 'gpuagent.agent_state'),
-        gpuagent_store.section_file(folder, section, stem || '.nodes.jsonl')) INTO spare;
-    IF spare <> 0 THEN
-        RAISE EXCEPTION 'the files of the checkpoint do not fit together'
-            USING ERRCODE = 'data_corrupted', DETAIL = format('"%s" has %s embeddings more than nodes of them.', section ->> 'object', spare);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'the files of the checkpoint do not fit together' USING ERRCODE = 'data_corrupted', DETAIL = wrong;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.require_embeddings(text, jsonb) IS 'XX001 when a graph''s section has rows of embeddings that no node has';
+COMMENT ON FUNCTION gpuagent_store.require_graph_arrays(text, jsonb) IS 'XX001 when the arrays of a graph''s section are not those of its lines';
 
 CREATE FUNCTION gpuagent_store.require_tensors(checkpoint bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -257,8 +312,8 @@ BEGIN
             WHEN 'agents' THEN PERFORM gpuagent_store.import_rows(result, folder, section, 'agents');
             WHEN 'graph' THEN
                 PERFORM gpuagent_store.import_rows(result, folder, section, 'nodes');
-                PERFORM gpuagent_store.require_embeddings(folder, section);
                 PERFORM gpuagent_store.import_rows(result, folder, section, 'edges');
+                PERFORM gpuagent_store.require_graph_arrays(folder, section);
             WHEN 'metrics' THEN
                 IF NOT gpuagent_store.object_covered(scope, 'metrics') THEN
                     RAISE EXCEPTION 'the files of the checkpoint do not fit together'

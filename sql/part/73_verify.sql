@@ -67,6 +67,11 @@ BEGIN
                 ELSE format('gpuagent_store.object_covered(%L::text[], ''graph:'' || o.graph)', k.objects) END);
     END LOOP;
     RETURN QUERY
+        SELECT g.section ->> 'object', 'damaged', 'the arrays of its lines', g.problem
+        FROM (SELECT j, gpuagent_store.graph_problem(path, j) FROM jsonb_array_elements(manifest -> 'sections') j
+              WHERE starts_with(j ->> 'object', 'graph:') OFFSET 0) g (section, problem)
+        WHERE g.problem IS NOT NULL ORDER BY 1;
+    RETURN QUERY
         SELECT COALESCE(f.object, o.object), CASE WHEN f.hash IS NULL THEN 'missing' ELSE 'unexpected' END,
             encode(o.hash, 'hex'), encode(f.hash, 'hex') || ' (' || f.names || ')'
         FROM (SELECT j ->> 'object' AS object, h.tensor AS hash, string_agg(h.name, ', ' ORDER BY h.name) AS names

@@ -135,9 +135,11 @@ COMMENT ON FUNCTION gpuagent_store.backup_objects_query() IS
     'query for lines of all objects with their rows and raw bytes';
 
 CREATE FUNCTION gpuagent_store.require_backup_path(path text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM gpuagent_store.require_name('path', path);
+    -- Before names are added to it, so that the message has the path that was given.
+    PERFORM gpuagent_store.path_exists(path);
     IF split_part(path, '/', 1) IN ('nvme_storage', 'cache', 'wal', 'agent', 'graph', 'swarm') THEN
         RAISE EXCEPTION 'invalid path "%"', path
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('Folder "%s" has another use.', split_part(path, '/', 1)),
@@ -145,7 +147,8 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.require_backup_path(text) IS '22023 for a path that cannot hold backups';
+COMMENT ON FUNCTION gpuagent_store.require_backup_path(text) IS
+    '22023 for a path that cannot hold backups; 42501 without pg_read_server_files';
 
 CREATE FUNCTION gpuagent_store.bad_backup(folder text, why text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -394,7 +397,6 @@ BEGIN
     -- What would fail at once should not wait for a worker to say so.
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_backup_path(path);
-    PERFORM gpuagent_store.path_exists(path);
     RETURN gpuagent_store.queue_job('backup', path, jsonb_build_object('path', path));
 END
 $$;
@@ -409,6 +411,10 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_backup_path(path);
     IF path ~ '(^|/)backup-[0-9]{10}-[0-9a-f]{8}$' THEN
+        IF NOT gpuagent_store.path_exists(path) THEN
+            RAISE EXCEPTION 'there is no backup "%"', path USING ERRCODE = 'undefined_file',
+                HINT = 'Paths are below gpuagent.storage_path.';
+        END IF;
         RETURN path;
     ELSIF NOT gpuagent_store.path_exists(path || '/latest') THEN
         RAISE EXCEPTION 'there is no backup in "%"', path USING ERRCODE = 'undefined_file',
@@ -417,6 +423,9 @@ BEGIN
     name := rtrim(gpuagent_store.read_text(path || '/latest'), E'\n');
     IF name !~ '^backup-[0-9]{10}-[0-9a-f]{8}$' THEN
         PERFORM gpuagent_store.bad_backup(path, 'File "latest" does not name a backup.');
+    ELSIF NOT gpuagent_store.path_exists(path || '/' || name) THEN
+        RAISE EXCEPTION 'there is no backup "%"', path || '/' || name USING ERRCODE = 'undefined_file',
+            DETAIL = format('File "%s/latest" names it.', path), HINT = 'Name one of the backup-* that are in the folder.';
     END IF;
     RETURN path || '/' || name;
 END

@@ -27,6 +27,8 @@ BEGIN
         temp := gpuagent_store.begin_export(checkpoint);
         PERFORM gpuagent_store.temp_keep(temp);
         RETURN jsonb_build_object('temp', temp, 'path', target.path, 'stage', 'agents', 'sections', '[]'::jsonb);
+    ELSIF NOT EXISTS (SELECT FROM gpuagent.checkpoint c WHERE c.id = checkpoint) THEN
+        PERFORM gpuagent_store.export_interrupted(checkpoint);
     ELSIF carry ->> 'stage' = 'agents' THEN
         SELECT coalesce(jsonb_agg(s), '[]') INTO sections FROM gpuagent_store.export_agents(checkpoint, temp, scope) s;
         RETURN carry || jsonb_build_object('stage', 'items', 'after', '', 'sections', sections);

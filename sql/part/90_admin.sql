@@ -89,7 +89,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,
             verify_checkpoint,verify_integrity,integrity,verify_export,verify_contents,verify_files,read_manifest,read_text,read_lines,read_states,
-            read_floats,read_integers,safetensors_hashes,file_rows,path_exists,
+            read_floats,read_integers,safetensors_hashes,safetensors_metadata,graph_problem,file_rows,path_exists,
             file_size,file_sha256,safetensors_header,last_query,wait_for_job,cancel_job,progress_begin,progress,progress_end,throttle,
             device_service,device_slots}'::text[]) THEN 'read'
         ELSE 'write'
@@ -143,8 +143,9 @@ BEGIN
             -- Whole objects and checkpoints are removed, and checkpoints restored and named, by admin only.
             WHEN c.relname = 'checkpoint_alias' THEN 'SELECT'
             WHEN c.relname = 'checkpoint' THEN 'SELECT, INSERT'
-            WHEN c.relname LIKE 'checkpoint\_%' AND c.relname <> 'checkpoint_head' THEN 'SELECT, INSERT, UPDATE (to_seq)'
-            WHEN c.relname IN ('swarm', 'expert', 'graph', 'run', 'checkpoint_head') THEN 'SELECT, INSERT, UPDATE'
+            WHEN c.relname = 'checkpoint_head' THEN 'SELECT, INSERT, UPDATE (last)'
+            WHEN c.relname LIKE 'checkpoint\_%' THEN 'SELECT, INSERT, UPDATE (to_seq)'
+            WHEN c.relname IN ('swarm', 'expert', 'graph', 'run') THEN 'SELECT, INSERT, UPDATE'
             ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS rights
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname IN ('gpuagent', 'gpuagent_store') AND c.relkind IN ('r', 'p', 'v', 'S')

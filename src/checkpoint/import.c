@@ -168,6 +168,31 @@ ga_load_safetensors(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* safetensors_metadata(path): a row (key, value) per entry of __metadata__. */
+PG_FUNCTION_INFO_V1(ga_safetensors_metadata);
+Datum
+ga_safetensors_metadata(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Input		input;
+
+	InitMaterializedSRF(fcinfo, 0);
+	ga_files_require_read();
+	input_open_file(&input, text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	for (int i = 0; i < input.header->npairs; i++)
+	{
+		Datum		values[2] = {
+			CStringGetTextDatum(input.header->pairs[i].key),
+			CStringGetTextDatum(input.header->pairs[i].value)
+		};
+		bool		nulls[2] = {false};
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	input_close(&input);
+	PG_RETURN_NULL();
+}
+
 /* safetensors_header(path, data): a row (name, dtype, shape, first, nbytes) per tensor, first = byte of the file, 0-based. */
 PG_FUNCTION_INFO_V1(ga_safetensors_header);
 Datum

@@ -49,6 +49,10 @@ static GaStatement copy_chunk = {
 	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, crc, data) SELECT hash, nbytes, codec, width, crc, data "
 	"FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
 };
+static GaStatement copy_chunk_level = {
+	"INSERT INTO gpuagent_store.chunk (hash, nbytes, codec, width, crc, data, level) SELECT hash, nbytes, codec, width, crc, data, level "
+	"FROM gpuagent_store.chunk WHERE hash OPERATOR(pg_catalog.=) $1 LIMIT 1", 1, {BYTEAOID}
+};
 static GaStatement find_whole = {
 	"SELECT d.nbytes::pg_catalog.int4, d.width::pg_catalog.int2 FROM gpuagent_store.chunk_delta d "
 	"JOIN gpuagent_store.chunk c ON c.hash OPERATOR(pg_catalog.=) d.base WHERE d.hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}
@@ -150,7 +154,7 @@ keep_chunk(const GaHash *hash)
 	GaTableUser before;
 	bool		found;
 
-	if (copy("chunk", &copy_chunk, hash))
+	if (copy("chunk", ga_table_has_column("chunk", "level") ? &copy_chunk_level : &copy_chunk, hash))
 		return true;
 	if (!ga_delta_ready())
 		return false;

@@ -236,7 +236,7 @@ set_state(const GaJob *job, const char *state, const char *error, const char *re
 {
 	static const char sql[] =
 		"UPDATE gpuagent_store.job SET state = $2, error = $3, result = $4::pg_catalog.jsonb,"
-		" carry = CASE WHEN $2 = 'queued' THEN carry END,"
+		" carry = CASE WHEN $2 = 'queued' THEN carry END, signature = CASE WHEN $2 = 'queued' THEN signature END,"
 		" attempts = attempts - CASE WHEN $2 = 'queued' AND $3 IS NULL THEN 1 ELSE 0 END,"
 		" finished_at = CASE WHEN $2 <> 'queued' THEN pg_catalog.clock_timestamp() END"
 		" WHERE job = $1 AND state = 'running' RETURNING " GA_JOB_PAYLOAD;

@@ -257,7 +257,7 @@ cancel_row(int64 job)
 	bool		found;
 
 	SPI_connect();
-	found = execute_as_owner("UPDATE gpuagent_store.job SET state = 'cancelled', finished_at = pg_catalog.clock_timestamp(), carry = NULL"
+	found = execute_as_owner("UPDATE gpuagent_store.job SET state = 'cancelled', finished_at = pg_catalog.clock_timestamp(), carry = NULL, signature = NULL"
 							 " WHERE job = $1 AND state IN ('queued', 'running') RETURNING " GA_JOB_PAYLOAD,
 							 lengthof(types), types, &value, NULL, false) > 0;
 	if (found)

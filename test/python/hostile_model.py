@@ -286,11 +286,36 @@ class Reader:
                 ("text", graph), ("text", key[1]), ("tensor", embedding), ("jsonb", line.get("metadata")),
                 ("bigint", self.cast("timestamptz", line.get("created_at")))), line)
         edges = self.lines(stem + ".edges.jsonl")
+        self.graph_arrays(self.listed_bytes(stem + ".safetensors"), tensors, nodes, edges, [i for i, flag in enumerate(places) if flag], present)
         for line, weight in zip(edges, self.vector(tensors, "weights", "F64", len(edges))):
             key = (graph, *(as_text(line.get(k)) for k in ("source", "target", "edge_type")))
             self.content.add("edge", key, digest(
                 *(("text", k) for k in key), ("float8", weight), ("jsonb", line.get("metadata")),
                 ("bigint", self.cast("timestamptz", line.get("created_at")))), line)
+
+    def graph_arrays(self, data, tensors, nodes, edges, embedded, present):
+        """What other readers take the structure of the graph from, against the lines."""
+        try:
+            length, = struct.unpack("<Q", data[:8])
+            types = parse(json.loads(data[8:8 + length]).get("__metadata__", {}).get("gpuagent.edge_types", ""), "content")
+            assert isinstance(types, list)
+        except (AssertionError, Refused):
+            raise Refused("content", "edge types are no list") from None
+        types = [as_text(t) for t in types]
+        place = {as_text(line.get("id")): i for i, line in enumerate(nodes)}
+        ends = [[place.get(as_text(line.get(k))) for k in ("source", "target")] for line in edges]
+        names = [as_text(line.get("edge_type")) for line in edges]
+        if len(place) != len(nodes) or any(None in pair for pair in ends) or any(types.count(n) != 1 for n in names):
+            raise Refused("content", "nodes or edges that cannot be numbered")
+        sources = [source for source, _ in ends]
+        offsets = [sum(s < i for s in sources) for i in range(len(nodes) + 1)]
+        if sources != sorted(sources) \
+                or list(self.vector(tensors, "row_offsets", "I64", len(nodes) + 1)) != offsets \
+                or list(self.vector(tensors, "col_indices", "I64", len(edges))) != [target for _, target in ends] \
+                or list(self.vector(tensors, "edge_types", "I64", len(edges))) != [types.index(n) for n in names] \
+                or (list(self.vector(tensors, "embedding_nodes", "I64", len(embedded))) if "embedding_nodes" in present else []) != embedded \
+                or ("embeddings" not in present and embedded):
+            raise Refused("content", "arrays are not those of the lines")
 
     def metrics(self, section):
         lines = self.lines("metrics.jsonl")

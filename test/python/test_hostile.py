@@ -414,6 +414,23 @@ def other_content(tree, rng):
     reseal(tree)
 
 
+def graph_array(tree, rng):
+    """The structure that other readers see of a graph, without the lines."""
+    name = pick(rng, tree, "hostile.graph.safetensors")
+    header, data = header_of(tree[name])
+    array = rng.choice(("row_offsets", "col_indices", "edge_types", "embedding_nodes", "__metadata__"))
+    if array == "__metadata__":
+        types = json.loads(header[array]["gpuagent.edge_types"])
+        header[array]["gpuagent.edge_types"] = json.dumps(rng.choice((types[::-1], types + types[:1], types[1:], {}, [t.upper() for t in types])))
+    else:
+        first, end = header[array]["data_offsets"]
+        at = first + 8 * rng.randrange((end - first) // 8)
+        value, = struct.unpack_from("<q", data, at)
+        data = data[:at] + struct.pack("<q", rng.choice([v for v in (0, 1, 2, -1, value + 1, value - 1, 2 ** 62) if v != value])) + data[at + 8:]
+    tree[name] = put_header(header, data)
+    reseal(tree)
+
+
 def micros(text):
     from datetime import datetime, timezone
     delta = datetime.fromisoformat(text) - datetime(2000, 1, 1, tzinfo=timezone.utc)
@@ -422,7 +439,7 @@ def micros(text):
 
 SEALED = [flip, truncate, extend, swap, remove, hole, overlap, overflow, reshape, duplicate_key, giant_header, many_entries, dtype, nan_in_json, deep_json, disorder,
           duplicate_line, drop_line, junk_line, token, field, said_tensor, link]
-KINDS = SEALED + [traversal, encoding, manifest_field, manifest_form, version, unlisted, sections, scope, identity, other_content]
+KINDS = SEALED + [traversal, encoding, manifest_field, manifest_form, version, unlisted, sections, scope, identity, other_content, graph_array]
 
 
 class HostileTest(unittest.TestCase):

@@ -35,6 +35,21 @@ CALL collect_all();
 SELECT count(*) FROM gpuagent_store.tensor WHERE hash IN (tensor_hash('[7,8,9,10]'), tensor_hash('[]'));
 SELECT gpuagent_store.keep_tensor(tensor_hash('[7,8,9,10]')) AS kept, error_of('SELECT gpuagent_store.keep_tensor(''\x00'')');
 
+-- what is kept while it is doomed is copied with all that compaction knows of it
+SELECT store_swarm('gc/copy', '[501,502]'), delete_swarm('gc/copy');
+DO $$ BEGIN
+    FOR i IN 1 .. 400 LOOP
+        PERFORM gpuagent.collect_garbage();
+        COMMIT;
+        EXIT WHEN EXISTS (SELECT FROM gpuagent_store.doomed d WHERE d.hash = gpuagent.tensor_hash('[501,502]'));
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+END $$;
+SELECT gpuagent_store.keep_tensor(tensor_hash('[501,502]')) AS kept;
+SELECT count(*) AS rows, count(c.level) AS with_level, count(DISTINCT c.level) AS levels FROM gpuagent_store.chunk c
+    WHERE c.hash IN (SELECT t.root FROM gpuagent_store.tensor t WHERE t.hash = tensor_hash('[501,502]'));
+CALL collect_all();
+
 -- a version that is patched, appended and rolled back leaves what its transaction does not need
 DO $$ BEGIN
     PERFORM append_swarm('gc/rows', '[[1,2]]'), append_swarm('gc/rows', '[[3,4]]');

@@ -93,7 +93,8 @@ $node->safe_psql('postgres', q{DROP TRIGGER late ON gpuagent.agent; TRUNCATE pub
 # Rows that the owner of the table writes, changes or repeats.
 foreach my $forged (q{INSERT INTO gpuagent_store.job (kind, role, arguments) VALUES ('probe', 'postgres', '{"x": "forged"}') RETURNING job},
 	q{INSERT INTO gpuagent_store.job (kind, role, arguments, signature) SELECT kind, 'postgres', arguments, signature FROM gpuagent_store.job WHERE state = 'done' LIMIT 1 RETURNING job},
-	q{UPDATE gpuagent_store.job SET state = 'queued', arguments = '{"x": "forged"}' WHERE state = 'done' RETURNING job})
+	q{UPDATE gpuagent_store.job SET state = 'queued', arguments = '{"x": "forged"}' WHERE state = 'done' RETURNING job},
+	q{UPDATE gpuagent_store.job SET state = 'queued' WHERE role = 'alice' AND state = 'done' RETURNING job})
 {
 	$job = (split /\n/, $node->safe_psql('postgres', "SET ROLE mallory; $forged"))[0];
 	$node->safe_psql('postgres', q{BEGIN; SELECT gpuagent_store.queue_job('probe', 'wakes a worker', '{}'); COMMIT});

@@ -145,6 +145,11 @@ $standby->stop;
 # ---- rights, paths, transactions ----
 fails_with($node, q{SELECT gpuagent.create_backup('nvme_storage/b')}, '22023', 'a folder that has another use');
 fails_with($node, q{SELECT gpuagent.create_backup('../b')}, '22023', 'no path out of the tree');
+foreach my $call (q{SELECT gpuagent.create_backup('../b')}, q{SELECT gpuagent.create_backup('../b', wait => false)}, q{SELECT * FROM gpuagent.restore_backup('../b')})
+{
+	my ($rc, $out, $err) = $node->psql('postgres', $call);
+	like($err, qr{invalid path "\.\./b"}, 'which says the path that was given');
+}
 fails_with($node, q{SELECT gpuagent.create_backup('/tmp/b')}, '22023', 'nor an absolute one');
 fails_with($node, q{SELECT gpuagent.create_backup(NULL)}, '22004', 'nor none');
 fails_with($node, q{SELECT * FROM gpuagent.restore_backup('absent')}, '58P01', 'no backup there');
@@ -291,7 +296,9 @@ foreach my $case (
 	[ 'no manifest', qr/MANIFEST/, sub { unlink "$_[0]/MANIFEST.json"; } ],
 	[ 'a link instead of a file', qr/symbolic link|not a regular file/, sub { unlink "$_[0]/node.jsonl"; symlink "$from/node.jsonl", "$_[0]/node.jsonl"; } ],
 	[ 'a folder that is a link', qr/symbolic link/, sub { rename "$_[0]/../data", "$_[0]/../elsewhere"; symlink "$tree2/backups/b/data", "$_[0]/../data"; } ],
-	[ 'latest names something else', qr/does not name a backup/, sub { overwrite("$_[0]/../latest", "../../b\n"); } ])
+	[ 'latest names something else', qr/does not name a backup/, sub { overwrite("$_[0]/../latest", "../../b\n"); } ],
+	[ 'latest names a folder that is not there', qr{there is no backup "backups/h/backup-0000000099-01234567".*File "backups/h/latest" names it}s,
+		sub { overwrite("$_[0]/../latest", "backup-0000000099-01234567\n"); } ])
 {
 	my ($name, $reason, $change) = @$case;
 	mutated($change);
