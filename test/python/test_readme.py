@@ -20,6 +20,9 @@ class ReadmeTour(unittest.TestCase):
         self.admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
 
     def tearDown(self):
+        for setting in ("auto_save_interval", "max_checkpoints"):
+            self.admin.execute(f"ALTER SYSTEM RESET gpuagent.{setting}")
+        self.admin.execute("SELECT pg_reload_conf()")
         self.admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.name)))
         self.admin.close()
 
@@ -50,6 +53,9 @@ class ReadmeTour(unittest.TestCase):
         )
         self.assertEqual(result("SELECT ids, fitness FROM retrieve_population(ids"), [(["run7/0001"], [0.7])])
         self.assertEqual(result("SELECT id, fitness FROM retrieve_agent("), [("run7/0001", 0.7)])
+        # of the first session of a tree that others have backed up, too, a later one
+        self.assertGreaterEqual(result("SELECT create_backup('backups/nightly')")[0][0], 1)
+        self.assertIn(("agents", 2), result("SELECT object, rows FROM restore_backup"))
 
 
 if __name__ == "__main__":
