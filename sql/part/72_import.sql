@@ -120,7 +120,7 @@ COMMENT ON FUNCTION gpuagent_store.import_rows(bigint, text, jsonb, text) IS
 -- Nodes are numbered, from 0, by the order of their lines. An edge stands in the row of its source: with offsets that are
 -- the counts, that is the order of the lines by source.
 CREATE FUNCTION gpuagent_store.graph_problem(folder text, section jsonb) RETURNS text
-LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
     stem CONSTANT text := regexp_replace(section #>> '{files,0,name}', '\.[a-z]+$', '');
     path CONSTANT text := gpuagent_store.section_file(folder, section, stem || '.safetensors');

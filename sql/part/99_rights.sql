@@ -19,5 +19,3 @@ $$;
 GRANT EXECUTE ON FUNCTION gpuagent.version() TO PUBLIC;
 -- Check constraints of the tables call it as whoever writes a row.
 GRANT EXECUTE ON FUNCTION gpuagent_store.valid_name(text) TO PUBLIC;
--- Whoever calls setup() makes the trigger.
-GRANT EXECUTE ON FUNCTION gpuagent_store.check_new_checkpoint() TO PUBLIC;
