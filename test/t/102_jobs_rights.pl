@@ -93,14 +93,20 @@ $node->safe_psql('postgres', q{DROP TRIGGER late ON gpuagent.agent; TRUNCATE pub
 # Rows that the owner of the table writes, changes or repeats.
 foreach my $forged (q{INSERT INTO gpuagent_store.job (kind, role, arguments) VALUES ('probe', 'postgres', '{"x": "forged"}') RETURNING job},
 	q{INSERT INTO gpuagent_store.job (kind, role, arguments, signature) SELECT kind, 'postgres', arguments, signature FROM gpuagent_store.job WHERE state = 'done' LIMIT 1 RETURNING job},
-	q{UPDATE gpuagent_store.job SET state = 'queued', arguments = '{"x": "forged"}' WHERE state = 'done' RETURNING job},
-	q{UPDATE gpuagent_store.job SET state = 'queued' WHERE role = 'alice' AND state = 'done' RETURNING job})
+	q{UPDATE gpuagent_store.job SET state = 'queued', arguments = '{"x": "forged"}' WHERE state = 'done' RETURNING job})
 {
 	$job = (split /\n/, $node->safe_psql('postgres', "SET ROLE mallory; $forged"))[0];
 	$node->safe_psql('postgres', q{BEGIN; SELECT gpuagent_store.queue_job('probe', 'wakes a worker', '{}'); COMMIT});
 	ends($job, 'failed', 'a forged row');
 	like(error($job), qr/^42501: the job was not queued in this database by role/, 'is not run');
 }
+$job = queue('alice', '{"x": "once"}');
+ends($job, 'done', 'a job that ends');
+$node->safe_psql('postgres', qq{SET ROLE mallory; UPDATE gpuagent_store.job SET state = 'queued' WHERE job = $job});
+$node->safe_psql('postgres', q{SELECT gpuagent_store.queue_job('probe', 'wakes a worker', '{}')});
+ends($job, 'failed', 'does not run again, though its row is as it was');
+like(error($job), qr/^42501: the job was not queued in this database by role/, 'for an end takes the signature');
+is_value($node, "SELECT count(*) FROM public.seen WHERE place = 'ran' AND how ~ 'once'", 1, 'it ran once');
 my $busy = queue('bob', '{"sleep": 600}');
 my $busy2 = queue('bob', '{"sleep": 600}');
 $node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM gpuagent.stat_progress WHERE phase = 'starting'});
