@@ -36,10 +36,12 @@ segment(GaKnnStorage storage, GaKnnSum what, const char *row, const float *query
 	size_t		size = ga_knn_element_bytes(storage);
 	Vec			acc[VECTORS];
 
+#pragma GCC unroll 16
 	for (int v = 0; v < VECTORS; v++)
 		acc[v] = vec_zero();
 	for (; n >= WIDTH * VECTORS; n -= WIDTH * VECTORS)
 	{
+#pragma GCC unroll 16
 		for (int v = 0; v < VECTORS; v++)
 			acc[v] = step(what, load(storage, row + v * WIDTH * size), query + v * WIDTH, ratio, acc[v]);
 		row += WIDTH * VECTORS * size;
