@@ -167,9 +167,16 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
 
         return run
 
+    def job() -> None:
+        """As a job, at the priority of gpuagent.job_nice."""
+        model.remove_export()
+        queued = one(model.conn, "SELECT job FROM gpuagent.export_checkpoint(%s, wait => false)", (model.checkpoint,))[0]
+        assert one(model.conn, "SELECT gpuagent.wait_for_job(%s)", (queued,))[0] == "done"
+
     ways = {
         "nothing": None,
         "plain": lambda: model.write_plain("cached"),
+        "job": job,
         "export": exports("0", 2 * model.cores),
         "one": exports("0", 0),
         "limited": exports("40MB", 0),
@@ -181,7 +188,8 @@ def beside_pgbench(bench: Bench, model: Model) -> None:
         for name, way in ways.items():
             tps[name].append(transactions(model, seconds, way))
     median = {name: float(np.median(values)) for name, values in tps.items()}
-    names = {"export": "while a checkpoint is exported", "one": "the same by one process", "limited": "the same at io_rate_limit = 40MB"}
+    nice = one(model.conn, "SHOW gpuagent.job_nice")[0]
+    names = {"job": f"while a job exports, job_nice = {nice}", "export": "while a session exports", "one": "the same by one process", "limited": "the same at io_rate_limit = 40MB"}
     for name, text in names.items():
         if name not in tps:
             continue
