@@ -181,6 +181,29 @@ check_row(const char *isa, int da, const void *row, int db, const void *query_da
 	return good;
 }
 
+/* All pairs of dtypes. */
+static bool
+check_pairs(const char *isa, size_t n, Look look)
+{
+	bool		good = true;
+
+	for (int da = GA_F32; da <= GA_F64; da++)
+		for (int db = GA_F32; db <= GA_F64; db++)
+		{
+			void	   *row = malloc(n * widths[da] + 1);
+			void	   *query = malloc(n * widths[db] + 1);
+			Look		query_look = look == LOOK_NEAR || look == LOOK_SAME ? LOOK_GAUSS : look;
+
+			memset(query, 0, n * widths[db] + 1);
+			fill(db, query, n, next_random() % 4 ? query_look : (Look) (next_random() % LOOK_COUNT), db, query);
+			fill(da, row, n, look, db, query);
+			good &= check_row(isa, da, row, db, query, n);
+			free(row);
+			free(query);
+		}
+	return good;
+}
+
 static void
 test_bounds(const char *isa)
 {
@@ -195,28 +218,16 @@ test_bounds(const char *isa)
 	{
 		bool		good = true;
 
-		for (size_t i = 0; i < 80 + LENGTH(lengths); i++)
-		{
-			size_t		n = i < 80 ? i : lengths[i - 80];
-
-			for (int da = GA_F32; da <= GA_F64; da++)
-				for (int db = GA_F32; db <= GA_F64; db++)
-				{
-					void	   *row = malloc(n * widths[da] + 1);
-					void	   *query = malloc(n * widths[db] + 1);
-					Look		query_look = look == LOOK_NEAR || look == LOOK_SAME ? LOOK_GAUSS : (Look) look;
-
-					memset(query, 0, n * widths[db] + 1);
-					fill(db, query, n, next_random() % 4 ? query_look : (Look) (next_random() % LOOK_COUNT), db, query);
-					fill(da, row, n, look, db, query);
-					good &= check_row(isa, da, row, db, query, n);
-					free(row);
-					free(query);
-				}
-		}
+		for (size_t n = 0; n < 80; n++)
+			good &= check_pairs(isa, n, look);
+		for (size_t i = 0; i < LENGTH(lengths); i++)
+			good &= check_pairs(isa, lengths[i], look);
 		snprintf(name, sizeof(name), "%s: no bound above the value, exact where it says so: vectors %s", isa, looks[look]);
 		result(good, name);
 	}
+	snprintf(name, sizeof(name), "%s: no bound above the value of vectors of 65535 elements", isa);
+	result(check_pairs(isa, 65535, LOOK_GAUSS) && check_pairs(isa, 65535, LOOK_NEAR) && check_pairs(isa, 65535, LOOK_WORST),
+		   name);
 }
 
 /* Rows of all looks against queries of most: batches of every size around those of tiles. */
