@@ -128,4 +128,20 @@
 #define ga_vacuum_delay_point() vacuum_delay_point()
 #endif
 
+/* 17 plans the workers of a build for every access method that says it has some. */
+#if PG_VERSION_NUM >= 170000
+#define ga_am_builds_in_parallel(am) ((am)->amcanbuildparallel = true)
+#define ga_build_workers(heap, index, info) ((info)->ii_ParallelWorkers)
+#else
+#define ga_am_builds_in_parallel(am) ((void) 0)
+#define ga_build_workers(heap, index, info) plan_create_index_workers(RelationGetRelid(heap), RelationGetRelid(index))
+#endif
+
+/* 18 counts the searches of an index scan for EXPLAIN. */
+#if PG_VERSION_NUM >= 180000
+#define ga_count_search(scan) do { if ((scan)->instrument) (scan)->instrument->nsearches++; } while (0)
+#else
+#define ga_count_search(scan) ((void) 0)
+#endif
+
 #endif							/* GA_COMPAT_H */

@@ -9,7 +9,7 @@
 #include "access/xloginsert.h"
 #include "catalog/index.h"
 #include "commands/progress.h"
-#include "index/gpuknn.h"
+#include "index/gpuknn_build.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/bufpage.h"
@@ -171,39 +171,57 @@ flush_tids(Build *build)
 }
 
 static void
-add_null(Build *build, ItemPointer tid)
+count_rows(const Build *build)
 {
-	build->tids[GPUKNN_TIDS_WORD + build->ntids++] = gpuknn_pack_tid(tid);
+	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, build->counts.vectors + build->counts.nulls);
+}
+
+static void
+add_record(void *state, const GaKnnRow *record)
+{
+	Build	   *build = (Build *) state;
+
+	append_slot(build, record);
+	build->counts.vectors++;
+	count_rows(build);
+}
+
+static void
+add_null(void *state, uint64 tid)
+{
+	Build	   *build = (Build *) state;
+
+	build->tids[GPUKNN_TIDS_WORD + build->ntids++] = tid;
 	build->counts.nulls++;
 	if (build->ntids == gpuknn_tids_capacity(&build->shape))
 		flush_tids(build);
+	count_rows(build);
 }
 
 static void
 add_row(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *state)
 {
 	Build	   *build = (Build *) state;
+	MemoryContext old;
 
 	if (isnull[0])
-		add_null(build, tid);
-	else
 	{
-		MemoryContext old = MemoryContextSwitchTo(build->row_context);
-
-		gpuknn_encode(&build->class, &build->shape, values[0], build->record);
-		gpuknn_put48(build->record->tid, gpuknn_pack_tid(tid));
-		append_slot(build, build->record);
-		build->counts.vectors++;
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(build->row_context);
+		add_null(build, gpuknn_pack_tid(tid));
+		return;
 	}
-	pgstat_progress_update_param(PROGRESS_CREATEIDX_TUPLES_DONE, build->counts.vectors + build->counts.nulls);
+	old = MemoryContextSwitchTo(build->row_context);
+	gpuknn_encode(&build->class, &build->shape, values[0], build->record);
+	gpuknn_put48(build->record->tid, gpuknn_pack_tid(tid));
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(build->row_context);
+	add_record(build, build->record);
 }
 
 IndexBuildResult *
 gpuknn_build(Relation heap, Relation index, struct IndexInfo *info)
 {
 	Build		build = {0};
+	GpuknnSink	sink = {add_record, add_null, &build};
 	IndexBuildResult *result = palloc0(sizeof(*result));
 
 	if (RelationGetNumberOfBlocks(index) != 0)
@@ -217,7 +235,9 @@ gpuknn_build(Relation heap, Relation index, struct IndexInfo *info)
 	writer_begin(&build.writer, index, MAIN_FORKNUM);
 
 	pgstat_progress_update_param(PROGRESS_CREATEIDX_SUBPHASE, GPUKNN_PHASE_SCAN);
-	result->heap_tuples = table_index_build_scan(heap, index, info, true, true, add_row, &build, NULL);
+	result->heap_tuples = gpuknn_parallel_scan(heap, index, info, &build.shape, &sink);
+	if (result->heap_tuples < 0)
+		result->heap_tuples = table_index_build_scan(heap, index, info, true, true, add_row, &build, NULL);
 	flush_tids(&build);
 	writer_end(&build.writer, &build.shape, &build.counts);
 	MemoryContextDelete(build.row_context);

@@ -43,6 +43,7 @@ gpuknn_handler(PG_FUNCTION_ARGS)
 	am->amsupport = GPUKNN_NPROCS;
 	am->amcanorderbyop = true;
 	am->amoptionalkey = true;
+	ga_am_builds_in_parallel(am);
 	am->amparallelvacuumoptions = VACUUM_OPTION_PARALLEL_BULKDEL;
 	am->amkeytype = InvalidOid;
 

@@ -128,6 +128,7 @@ start(IndexScanDesc scan, GpuknnScan *state)
 	if (!IsMVCCSnapshot(scan->xs_snapshot))
 		elog(ERROR, "a gpuknn index is scanned with MVCC snapshots only");
 	pgstat_count_index_scan(scan->indexRelation);
+	ga_count_search(scan);
 	state->phase = GPUKNN_BOUNDS;
 	if (!prepare(scan->indexRelation, state, &scan->orderByData[0]))
 		start_drain(state, true);

@@ -248,6 +248,21 @@ class Knn(unittest.TestCase):
         self.assertEqual(self.conn.execute(size).fetchone()[0], before)
         self.check("l2", [normal(self.rng, 1, 16)[0]])
 
+    def test_parallel_build(self):
+        """Workers scan and encode: all rows are there once, an error of theirs is the build's."""
+        self.table("embedding", list(normal(self.rng, 5000, 90)) + [None] * 700)
+        self.conn.execute("ALTER TABLE knn SET (parallel_workers = 2); SET max_parallel_maintenance_workers = 2")
+        for concurrently in ("", "CONCURRENTLY"):
+            for storage in STORAGES:
+                self.conn.execute("DROP INDEX IF EXISTS knn_index")
+                self.conn.execute(f"CREATE INDEX {concurrently} knn_index ON knn USING gpuknn (e embedding_l2_ops) WITH (dim = 90, storage = {storage})")
+                self.assertEqual(self.conn.execute("SELECT gpuagent_store.check_gpuknn('knn_index')").fetchone()[0], 5700)
+                self.check("l2", [normal(self.rng, 1, 90)[0]], limits=(10, None))
+        self.conn.execute("DROP INDEX knn_index")
+        self.insert([np.zeros(91, dtype=np.float32)])
+        with self.assertRaises(psycopg.errors.DataException):
+            self.index("embedding", "l2", "f16", ", dim = 90")
+
     def test_rescans_and_cursors(self):
         self.table("embedding(4)", normal(self.rng, 2000, 4))
         self.index("embedding", "l2", "f16")
