@@ -1,5 +1,6 @@
 """Walks over knowledge graphs equal networkx on random graphs; where networkx leaves a tie open, our rule decides."""
 
+import os
 import random
 import unittest
 
@@ -127,6 +128,38 @@ class Walks(unittest.TestCase):
             ways = [way for way in ways if distance.get(way[0]) == hop - 1]
             expected = min(ways, key=lambda way: (key(way[0]), key(way[1]), way[2])) if hop else (None, None, None)
             self.assertEqual((parent, kind, weight), expected)
+
+    def test_hubs_and_many_edges(self):
+        """Few nodes have most of the edges: expansions and paths of a graph that is larger in the long form."""
+        nodes, edges, pairs = (8000, 80000, 30) if os.environ.get("GA_TEST_LONG") else (600, 6000, 40)
+        rng = random.Random(7)
+        graph = nx.MultiDiGraph()
+        graph.add_nodes_from(f"n{i:05}" for i in range(nodes))
+        names = list(graph.nodes)
+        rng.shuffle(names)
+        while graph.number_of_edges() < edges:
+            a, b = (names[int(nodes * rng.random() ** 4)] for _ in range(2))
+            if not graph.has_edge(a, b, kind := rng.choice(["", "a", "b"])):
+                graph.add_edge(a, b, kind, weight=rng.choice([1.0, 2.0, 0.25, rng.random()]))
+        self.store(graph)
+        for direction, view in (("out", graph), ("in", graph.reverse()), ("both", nx.MultiDiGraph(graph.to_undirected(as_view=True)))):
+            seed = rng.choice(names)
+            distance = nx.single_source_shortest_path_length(view, seed, cutoff=3)
+            rows = self.expand([seed], 3, direction=direction, max_nodes=nodes)
+            self.assertEqual([(node, hop) for node, hop, *_ in rows], sorted(distance.items(), key=lambda item: (item[1], key(item[0]))))
+            self.check_parents(graph, direction, distance, rows)
+            for limit in (1, 10, 300):
+                self.assertEqual(self.expand([seed], 3, direction=direction, max_nodes=limit), rows[:limit])
+        for _ in range(pairs):
+            source, target = rng.choice(names), rng.choice(names)
+            rows, cheap = self.path(source, target, False, 100), self.path(source, target, True, 100)
+            if not nx.has_path(graph, source, target):
+                self.assertEqual((rows, cheap), ([], []))
+                continue
+            self.check_path(graph, rows, source, target)
+            self.check_path(graph, cheap, source, target)
+            self.assertEqual(len(rows) - 1, nx.shortest_path_length(graph, source, target))
+            self.assertAlmostEqual(sum(w for _, _, w in cheap[1:]), nx.dijkstra_path_length(graph, source, target), delta=1e-12)
 
     def test_filters(self):
         for seed in range(4):
