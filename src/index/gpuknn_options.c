@@ -20,6 +20,7 @@ static relopt_kind kind;
 static relopt_enum_elt_def storages[] = {
 	{"f16", GA_KNN_F16},
 	{"f32", GA_KNN_F32},
+	{"int8", GA_KNN_INT8},
 	{(const char *) NULL}
 };
 
@@ -28,7 +29,7 @@ ga_gpuknn_init(void)
 {
 	kind = add_reloption_kind();
 	add_enum_reloption(kind, "storage", "What the index keeps of each vector", storages, GA_KNN_F16,
-					   "Valid values are \"f16\" and \"f32\".", AccessExclusiveLock);
+					   "Valid values are \"f16\", \"f32\" and \"int8\".", AccessExclusiveLock);
 	add_int_reloption(kind, "dim", "Dimensions of the vectors of a column whose type does not tell", 0, 1, GPUKNN_MAX_DIM,
 					  AccessExclusiveLock);
 }

@@ -15,7 +15,7 @@ from gpuagent import Tensor
 
 LONG = bool(os.environ.get("GA_TEST_LONG"))
 METRICS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>"}
-STORAGES = ("f16", "f32")
+STORAGES = ("f16", "f32", "int8")
 # Zeros, denormals of F32 and F16, neighbours, what F16 cannot hold, what overflows when it is squared or added.
 EDGES = np.array([0, -0.0, 1e-45, -3e-42, 1.2e-38, 5.9e-8, 6.1e-5, 1, 1 + 2**-23, -1, 0.1, 2049, 65504, 65520, -1e5, 1e19, -1e25, 3e38, -3e38],
                  dtype=np.float32)
