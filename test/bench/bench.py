@@ -25,6 +25,7 @@ PARTS = {
     "compression": "compression.compression",
     "deltas": "deltas.deltas",
     "distances": "distances.distances",
+    "knn": "knn.knn",
     "graphs": "graphs.graphs",
     "clients": "clients.clients",
 }
