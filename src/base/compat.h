@@ -112,6 +112,13 @@
 #define ga_local_xid() (MyProc->lxid)
 #endif
 
+/* Before 17, old_snapshot_threshold lets vacuum remove what an old snapshot sees; whoever reads an index's page finds out. */
+#if PG_VERSION_NUM >= 170000
+#define ga_test_old_snapshot(snapshot, rel, page) ((void) 0)
+#else
+#define ga_test_old_snapshot(snapshot, rel, page) TestForOldSnapshot((snapshot), (rel), (page))
+#endif
+
 /* 18 lets an index scan count for EXPLAIN. */
 #if PG_VERSION_NUM >= 180000
 #define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), NULL, (nkeys), 0)

@@ -144,7 +144,7 @@ typedef struct GpuknnShape
 /* Word 1 of a slot of tids; the tids are in the words from 2 on, 0 where there is none. */
 typedef struct GpuknnTids
 {
-	uint32		hint;			/* all entries before it are taken */
+	uint32		hint;			/* no room before it, but for what a vacuum that did not end cleared */
 	uint32		listed;			/* generation (its low bits) in whose list the slot is; 0: in none */
 } GpuknnTids;
 
@@ -214,6 +214,9 @@ gpuknn_unpack_tid(uint64 packed, ItemPointer tid)
 {
 	ItemPointerSet(tid, (BlockNumber) (packed >> 16), (OffsetNumber) (packed & 0xffff));
 }
+
+/* The same of a tid that a scan goes to; XX002 when it names no row. */
+extern void gpuknn_row_tid(Relation index, uint64 packed, ItemPointer tid);
 
 extern void gpuknn_init_page(Page page, bool is_meta);
 extern void gpuknn_init_meta(Page page, const GpuknnShape *shape);

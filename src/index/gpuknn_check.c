@@ -76,7 +76,6 @@ check_slot(Check *check, uint64 slot, const char *bytes)
 {
 	const GaKnnRow *row = (const GaKnnRow *) bytes;
 	const uint64 *words = (const uint64 *) bytes;
-	const GpuknnTids *state = (const GpuknnTids *) (words + 1);
 	uint16		kind = row->flags & GA_KNN_INDEX_FLAGS;
 
 	check->kinds[slot] = kind;
@@ -97,8 +96,6 @@ check_slot(Check *check, uint64 slot, const char *bytes)
 				check->nulls++;
 				add_tid(check, slot, words[GPUKNN_TIDS_WORD + i]);
 			}
-			else if (i < state->hint)
-				report(check, psprintf("Slot " UINT64_FORMAT " has room before its hint.", slot));
 		}
 	}
 	else

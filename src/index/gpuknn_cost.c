@@ -15,8 +15,10 @@
 #include "nodes/pathnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
-#include "utils/float.h"
 #include "utils/spccache.h"
+
+/* For what it cannot answer. Finite: differences of infinities would be NaN in the costs of joins. */
+#define COST_OF_NO_USE 1e100
 
 /* Elements that are streamed in the time of cpu_operator_cost. */
 #define ELEMENTS_PER_OPERATOR 1024
@@ -33,10 +35,10 @@ gpuknn_cost_estimate(struct PlannerInfo *root, struct IndexPath *path, double lo
 	*selectivity = 1;
 	*correlation = 0;
 	*pages = index->pages;
-	if (path->indexorderbys == NIL)
+	if (list_length(path->indexorderbys) != 1)
 	{
-		/* Without an order it has nothing to give. */
-		*startup_cost = *total_cost = get_float8_infinity();
+		/* Without an order it has nothing to give, and it knows one distance at a time. */
+		*startup_cost = *total_cost = COST_OF_NO_USE;
 		ga_disable_path(&path->path);
 		return;
 	}

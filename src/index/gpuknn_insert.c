@@ -21,6 +21,17 @@ typedef struct Slot
 	uint64		next_free;
 } Slot;
 
+/* A list goes to a slot that does not belong there, or goes round. */
+pg_noreturn static void
+wrong_list(Relation index, uint64 slot)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INDEX_CORRUPTED),
+			 errmsg("slot " UINT64_FORMAT " of index \"%s\" is in a list where it does not belong",
+					slot, RelationGetRelationName(index)),
+			 errhint("Rebuild the index with REINDEX.")));
+}
+
 static Slot
 choose_slot(Relation index, const GpuknnShape *shape, const GpuknnMeta *meta)
 {
@@ -32,14 +43,12 @@ choose_slot(Relation index, const GpuknnShape *shape, const GpuknnMeta *meta)
 		return slot;
 	slot.number = meta->free_head;
 	slot.append = false;
+	if (slot.number >= meta->length)
+		wrong_list(index, slot.number);
 	buffer = gpuknn_buffer(index, gpuknn_block(shape->record_bytes, slot.number, 0), BUFFER_LOCK_SHARE, NULL);
 	row = (const GaKnnRow *) (gpuknn_bytes(BufferGetPage(buffer)) + gpuknn_offset(shape->record_bytes, slot.number, 0));
-	if (slot.number >= meta->length || !(row->flags & GPUKNN_FREE))
-		ereport(ERROR,
-				(errcode(ERRCODE_INDEX_CORRUPTED),
-				 errmsg("slot " UINT64_FORMAT " of index \"%s\" is in the list of free ones, but not free",
-						slot.number, RelationGetRelationName(index)),
-				 errhint("Rebuild the index with REINDEX.")));
+	if (!(row->flags & GPUKNN_FREE))
+		wrong_list(index, slot.number);
 	slot.next_free = gpuknn_get48(row->tid);
 	UnlockReleaseBuffer(buffer);
 	return slot;
@@ -47,7 +56,7 @@ choose_slot(Relation index, const GpuknnShape *shape, const GpuknnMeta *meta)
 
 /* Makes the file long enough for a slot that is appended. A crash may have left pages there. */
 static void
-extend_file(Relation index, BlockNumber last)
+extend_file(Relation index, const GpuknnShape *shape, uint64 slot, BlockNumber last)
 {
 	BlockNumber length;
 
@@ -56,6 +65,12 @@ extend_file(Relation index, BlockNumber last)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("index \"%s\" would have more than %u pages", RelationGetRelationName(index), MaxBlockNumber)));
 	length = RelationGetNumberOfBlocks(index);
+	if (length < gpuknn_end_block(shape->record_bytes, slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" has %u pages, too few for its " UINT64_FORMAT " slots",
+						RelationGetRelationName(index), length, slot),
+				 errhint("Rebuild the index with REINDEX.")));
 	while (length <= last)
 	{
 		Buffer		buffer;
@@ -142,7 +157,7 @@ put_slot(Relation index, const GpuknnShape *shape, Buffer meta_buffer, const cha
 	BlockNumber last = gpuknn_block(shape->record_bytes, slot.number, shape->record_bytes - 1);
 
 	if (slot.append && (last > first || gpuknn_offset(shape->record_bytes, slot.number, 0) == 0))
-		extend_file(index, last);
+		extend_file(index, shape, slot.number, last);
 	if (last - first < PAGES_WITH_META)
 		put_pages(index, shape, &slot, bytes, first, last, meta_buffer, is_tids);
 	else
@@ -277,8 +292,16 @@ insert_null(Relation index, const GpuknnShape *shape, Buffer meta_buffer, uint64
 	while (meta->tids_head != GPUKNN_NONE)
 	{
 		uint64		slot = meta->tids_head;
-		size_t		i = find_room(index, shape, slot, read_tids_state(index, shape, slot).hint);
+		GpuknnTids	state;
+		size_t		i;
 
+		/* A slot leaves the list when it is full, so a list that goes round ends here. */
+		if (slot >= meta->length)
+			wrong_list(index, slot);
+		state = read_tids_state(index, shape, slot);
+		if (state.listed != (uint32) meta->generation)
+			wrong_list(index, slot);
+		i = find_room(index, shape, slot, state.hint);
 		put_tid(index, shape, meta_buffer, slot, i, tid);
 		if (i < gpuknn_tids_capacity(shape))
 			return;

@@ -39,6 +39,31 @@ gpuknn_init_meta(Page page, const GpuknnShape *shape)
 
 StaticAssertDecl(sizeof(GpuknnMeta) <= GPUKNN_PAGE_BYTES, "the meta page is too small");
 
+/* Whether what the meta page says can be: nobody divides by, or goes to, what cannot. */
+static bool
+meta_is_sound(const GpuknnMeta *meta)
+{
+	size_t		entries;
+
+	if (meta->storage > GA_KNN_INT8 || meta->metric > GA_METRIC_L1 || meta->dim < 1 || meta->dim > GPUKNN_MAX_DIM ||
+		meta->record_bytes != ga_knn_record_bytes(meta->storage, meta->dim))
+		return false;
+	entries = meta->record_bytes / 8 - GPUKNN_TIDS_WORD;
+	return meta->length <= (uint64) MaxBlockNumber * GPUKNN_PAGE_BYTES / meta->record_bytes &&
+		meta->vectors <= meta->length && meta->free <= meta->length && meta->nulls <= meta->length * entries;
+}
+
+void
+gpuknn_row_tid(Relation index, uint64 packed, ItemPointer tid)
+{
+	gpuknn_unpack_tid(packed, tid);
+	if (!BlockNumberIsValid(ItemPointerGetBlockNumberNoCheck(tid)) || ItemPointerGetOffsetNumberNoCheck(tid) == InvalidOffsetNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("index \"%s\" names a row that cannot be", RelationGetRelationName(index)),
+				 errhint("Rebuild the index with REINDEX.")));
+}
+
 void
 gpuknn_check_page(Relation index, BlockNumber block, Page page)
 {
@@ -55,6 +80,11 @@ gpuknn_check_page(Relation index, BlockNumber block, Page page)
 				(errcode(ERRCODE_INDEX_CORRUPTED),
 				 errmsg("index \"%s\" has version %u of the format, where this library knows %u",
 						RelationGetRelationName(index), gpuknn_meta(page)->version, GPUKNN_VERSION),
+				 errhint("Rebuild the index with REINDEX.")));
+	if (block == GPUKNN_META_BLOCK && !meta_is_sound(gpuknn_meta(page)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("the meta page of index \"%s\" is damaged", RelationGetRelationName(index)),
 				 errhint("Rebuild the index with REINDEX.")));
 }
 

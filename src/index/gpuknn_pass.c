@@ -117,6 +117,7 @@ gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
 		}
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		gpuknn_check_page(index, block, BufferGetPage(buffer));
+		ga_test_old_snapshot(scan->xs_snapshot, index, BufferGetPage(buffer));
 		bytes = gpuknn_bytes(BufferGetPage(buffer));
 		if (assembled > 0)
 		{
@@ -151,21 +152,22 @@ gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
 }
 
 static void
-add_tid(GpuknnScan *scan, uint64 tid)
+add_tid(Relation index, GpuknnScan *state, uint64 tid)
 {
-	if (scan->ntids == scan->capacity)
+	if (state->ntids == state->capacity)
 	{
-		scan->capacity *= 2;
-		scan->tids = repalloc(scan->tids, sizeof(ItemPointerData) * scan->capacity);
+		state->capacity *= 2;
+		state->tids = repalloc(state->tids, sizeof(ItemPointerData) * state->capacity);
 	}
-	gpuknn_unpack_tid(tid, &scan->tids[scan->ntids++]);
+	gpuknn_row_tid(index, tid, &state->tids[state->ntids++]);
 }
 
 /* The tids of a slot of them, whose first page is locked. */
 static void
-add_tids(Relation index, GpuknnScan *scan, uint64 slot, Page first_page, BlockNumber first)
+add_tids(IndexScanDesc scan, GpuknnScan *state, uint64 slot, Page first_page, BlockNumber first)
 {
-	size_t		record_bytes = scan->shape.record_bytes;
+	Relation	index = scan->indexRelation;
+	size_t		record_bytes = state->shape.record_bytes;
 	size_t		words = record_bytes / 8;
 
 	for (size_t i = GPUKNN_TIDS_WORD; i < words;)
@@ -174,12 +176,14 @@ add_tids(Relation index, GpuknnScan *scan, uint64 slot, Page first_page, BlockNu
 		Buffer		buffer = block == first ? InvalidBuffer : gpuknn_buffer(index, block, BUFFER_LOCK_SHARE, NULL);
 		const char *bytes = gpuknn_bytes(block == first ? first_page : BufferGetPage(buffer));
 
+		if (BufferIsValid(buffer))
+			ga_test_old_snapshot(scan->xs_snapshot, index, BufferGetPage(buffer));
 		for (; i < words && gpuknn_block(record_bytes, slot, i * 8) == block; i++)
 		{
 			uint64		tid = *(const uint64 *) (bytes + gpuknn_offset(record_bytes, slot, i * 8));
 
 			if (tid != 0)
-				add_tid(scan, tid);
+				add_tid(index, state, tid);
 		}
 		if (BufferIsValid(buffer))
 			UnlockReleaseBuffer(buffer);
@@ -187,32 +191,34 @@ add_tids(Relation index, GpuknnScan *scan, uint64 slot, Page first_page, BlockNu
 }
 
 bool
-gpuknn_drain(Relation index, GpuknnScan *scan)
+gpuknn_drain(IndexScanDesc scan, GpuknnScan *state)
 {
-	size_t		record_bytes = scan->shape.record_bytes;
-	BlockNumber block = scan->block;
+	Relation	index = scan->indexRelation;
+	size_t		record_bytes = state->shape.record_bytes;
+	BlockNumber block = state->block;
 	uint64		slot = gpuknn_first_slot(record_bytes, block);
-	uint64		end = Min(gpuknn_first_slot(record_bytes, block + 1), scan->length);
+	uint64		end = Min(gpuknn_first_slot(record_bytes, block + 1), state->length);
 	Buffer		buffer;
 	Page		page;
 
 	CHECK_FOR_INTERRUPTS();
-	scan->ntids = scan->next_tid = 0;
-	if (block >= gpuknn_end_block(record_bytes, scan->length))
+	state->ntids = state->next_tid = 0;
+	if (block >= gpuknn_end_block(record_bytes, state->length))
 		return false;
-	scan->block++;
+	state->block++;
 	if (slot >= end)
 		return true;
 	buffer = gpuknn_buffer(index, block, BUFFER_LOCK_SHARE, NULL);
 	page = BufferGetPage(buffer);
+	ga_test_old_snapshot(scan->xs_snapshot, index, page);
 	for (; slot < end; slot++)
 	{
 		const GaKnnRow *row = (const GaKnnRow *) (gpuknn_bytes(page) + gpuknn_offset(record_bytes, slot, 0));
 
 		if (row->flags & GPUKNN_TIDS)
-			add_tids(index, scan, slot, page, block);
-		else if (scan->all && !(row->flags & GPUKNN_FREE))
-			add_tid(scan, gpuknn_get48(row->tid));
+			add_tids(scan, state, slot, page, block);
+		else if (state->all && !(row->flags & GPUKNN_FREE))
+			add_tid(index, state, gpuknn_get48(row->tid));
 	}
 	UnlockReleaseBuffer(buffer);
 	return true;

@@ -183,7 +183,7 @@ peek(IndexScanDesc scan, GpuknnScan *state)
 static void
 emit(IndexScanDesc scan, const GaKnnPair *pair)
 {
-	gpuknn_unpack_tid(pair->row, &scan->xs_heaptid);
+	gpuknn_row_tid(scan->indexRelation, pair->row, &scan->xs_heaptid);
 	scan->xs_orderbyvals[0] = Float8GetDatum(pair->bound);
 	scan->xs_orderbynulls[0] = false;
 	scan->xs_recheckorderby = !pair->exact;
@@ -308,7 +308,7 @@ static bool
 next_drained(IndexScanDesc scan, GpuknnScan *state)
 {
 	while (state->next_tid == state->ntids)
-		if (!gpuknn_drain(scan->indexRelation, state))
+		if (!gpuknn_drain(scan, state))
 			return false;
 	scan->xs_heaptid = state->tids[state->next_tid++];
 	scan->xs_orderbyvals[0] = (Datum) 0;

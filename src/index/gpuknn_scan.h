@@ -70,7 +70,7 @@ typedef struct GpuknnScan
 extern void gpuknn_pass(IndexScanDesc scan, GpuknnScan *state);
 
 /* The tids of the slots that begin on the next page; false when there is none. */
-extern bool gpuknn_drain(Relation index, GpuknnScan *scan);
+extern bool gpuknn_drain(IndexScanDesc scan, GpuknnScan *state);
 
 /* Replaces a bound by the operator's value; false when the snapshot sees no row there. */
 extern bool gpuknn_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair);

@@ -64,7 +64,7 @@ gpuknn_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair)
 	if (state->table == NULL)
 		state->table = open_table(scan, state);
 	table = state->table;
-	gpuknn_unpack_tid(pair->row, &tid);
+	gpuknn_row_tid(scan->indexRelation, pair->row, &tid);
 	if (!table_index_fetch_tuple(table->fetch, &tid, scan->xs_snapshot, table->slot, &again, &dead))
 		return false;
 

@@ -52,6 +52,12 @@ EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]' LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item WHERE id > 500 ORDER BY '[1,2,3]' <-> e LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <=> '[1,2,3]' LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]' DESC LIMIT 5;
+-- Two distances, either of which it knows, but not both at once
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]', e <-> '[0,0,0]' LIMIT 5;
+EXPLAIN (COSTS OFF) SELECT a.id FROM item a JOIN item b USING (id) ORDER BY a.e <-> '[1,2,3]', a.e <-> '[0,0,0]' LIMIT 5;
+SELECT a.id FROM item a JOIN item b USING (id) ORDER BY a.e <-> '[1,2,3]', a.e <-> '[0,0,0]' LIMIT 2;
+RESET enable_seqscan;
 SET enable_seqscan = off;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM item;
 EXPLAIN (COSTS OFF) SELECT id FROM item WHERE e = '[1,1,1]';
