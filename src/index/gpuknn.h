@@ -229,6 +229,16 @@ extern void gpuknn_check_page(Relation index, BlockNumber block, Page page);
 
 extern GpuknnShape gpuknn_shape(Relation index);
 
+/*
+ * The buffer that a page was in when this session saw it last; InvalidBuffer
+ * when it does not know. What is remembered is a guess: ReadRecentBuffer() tells.
+ */
+extern Buffer gpuknn_recent_buffer(Relation index, BlockNumber block);
+extern void gpuknn_remember_buffer(Relation index, BlockNumber block, Buffer buffer);
+
+/* Makes room for remembering the buffers of pages below `end`. */
+extern void gpuknn_remember_buffers(Relation index, BlockNumber end);
+
 /* What the meta page counts, at one moment. `changed` is not filled in. */
 extern void gpuknn_read_meta(Relation index, GpuknnMeta *meta);
 

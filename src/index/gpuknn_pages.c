@@ -98,23 +98,74 @@ gpuknn_buffer(Relation index, BlockNumber block, int lock, BufferAccessStrategy 
 	return buffer;
 }
 
+/* rd_amcache, which may go whenever messages about the catalogs are read. */
+typedef struct Cache
+{
+	GpuknnShape shape;
+	BlockNumber nbuffers;
+	Buffer		buffers[FLEXIBLE_ARRAY_MEMBER];
+} Cache;
+
+static Cache *
+new_cache(Relation index, const GpuknnShape *shape, BlockNumber nbuffers)
+{
+	Cache	   *cache = MemoryContextAllocExtended(index->rd_indexcxt, offsetof(Cache, buffers) + sizeof(Buffer) * (Size) nbuffers,
+												   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+
+	cache->shape = *shape;
+	cache->nbuffers = nbuffers;
+	return cache;
+}
+
 GpuknnShape
 gpuknn_shape(Relation index)
 {
 	if (index->rd_amcache == NULL)
 	{
 		GpuknnMeta	meta;
-		GpuknnShape *shape;
+		GpuknnShape shape;
 
 		gpuknn_read_meta(index, &meta);
-		shape = MemoryContextAlloc(index->rd_indexcxt, sizeof(*shape));
-		shape->storage = meta.storage;
-		shape->metric = meta.metric;
-		shape->dim = meta.dim;
-		shape->record_bytes = meta.record_bytes;
-		index->rd_amcache = shape;
+		shape.storage = meta.storage;
+		shape.metric = meta.metric;
+		shape.dim = meta.dim;
+		shape.record_bytes = meta.record_bytes;
+		index->rd_amcache = new_cache(index, &shape, 0);
 	}
-	return *(GpuknnShape *) index->rd_amcache;
+	return ((Cache *) index->rd_amcache)->shape;
+}
+
+void
+gpuknn_remember_buffers(Relation index, BlockNumber end)
+{
+	GpuknnShape shape = gpuknn_shape(index);
+	Cache	   *old = (Cache *) index->rd_amcache;
+	Cache	   *cache;
+
+	if (old->nbuffers >= end)
+		return;
+	/* An index that grows is not copied for each of its pages. */
+	cache = new_cache(index, &shape, (BlockNumber) Min((uint64) end + end / 8, MaxBlockNumber));
+	memcpy(cache->buffers, old->buffers, sizeof(Buffer) * (Size) old->nbuffers);
+	index->rd_amcache = cache;
+	pfree(old);
+}
+
+Buffer
+gpuknn_recent_buffer(Relation index, BlockNumber block)
+{
+	const Cache *cache = (const Cache *) index->rd_amcache;
+
+	return cache != NULL && block < cache->nbuffers ? cache->buffers[block] : InvalidBuffer;
+}
+
+void
+gpuknn_remember_buffer(Relation index, BlockNumber block, Buffer buffer)
+{
+	Cache	   *cache = (Cache *) index->rd_amcache;
+
+	if (cache != NULL && block < cache->nbuffers)
+		cache->buffers[block] = buffer;
 }
 
 void

@@ -9,6 +9,7 @@
 
 #include "index/gpuknn_scan.h"
 #include "miscadmin.h"
+#include "storage/buf_internals.h"
 
 /* Strategy of a pass: an index that takes more than a quarter of the buffers goes through a few of them. */
 static BufferAccessStrategy
@@ -18,29 +19,63 @@ pass_strategy(Relation index, BlockNumber blocks)
 }
 
 /*
- * Pins a page of the stream. Pages that were read one after the other are in
- * buffers one after the other, so a guess mostly saves the search for the
- * buffer, which is a miss in the CPU's caches for each page. A guess that hits
- * does not count as a use of the buffer; so each pass searches for every eighth,
- * others than the pass before.
+ * Pins a page of the stream. Where the session remembers its buffer, or guesses
+ * it, as pages that were read one after the other are in buffers one after the
+ * other, this saves the search for the buffer, which misses the CPU's caches for
+ * each page. A guess that hits does not count as a use of the buffer; so each
+ * pass searches for every eighth, others than the pass before.
  */
 static Buffer
 pin_page(Relation index, BlockNumber block, Buffer previous, uint32 turn, BufferAccessStrategy strategy)
 {
-	if (previous > 0 && previous < NBuffers && (block + turn) % 8 != 0 &&
-		ReadRecentBuffer(ga_rel_locator(index), MAIN_FORKNUM, block, previous + 1))
-		return previous + 1;
-	return ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+	Buffer		guess = gpuknn_recent_buffer(index, block);
+	Buffer		buffer;
+
+	if (guess == InvalidBuffer && previous < NBuffers)
+		guess = previous + 1;
+	if (previous > 0 && guess > 0 && (block + turn) % 8 != 0 &&
+		ReadRecentBuffer(ga_rel_locator(index), MAIN_FORKNUM, block, guess))
+		buffer = guess;
+	else
+		buffer = ReadBufferExtended(index, MAIN_FORKNUM, block, RBM_NORMAL, strategy);
+	gpuknn_remember_buffer(index, block, buffer);
+	return buffer;
 }
 
-/* Asks for a page's bytes before they are needed. */
+/*
+ * What is asked for early: the descriptor of the buffer of a page so far ahead;
+ * a byte or two of a nearer one, for the translation of its addresses; all bytes
+ * of the next one.
+ */
+#define DESCRIPTORS_AHEAD 6
+#define TRANSLATIONS_AHEAD 3
+
+/* Bytes are asked for in so many parts, between records, so that the CPU does not wait for all of them at once. */
+#define PARTS 4
+
 static inline void
-prefetch(Buffer buffer)
+prefetch_ahead(Relation index, BlockNumber block)
+{
+	Buffer		guess = gpuknn_recent_buffer(index, block + DESCRIPTORS_AHEAD);
+
+	if (guess > 0)
+		__builtin_prefetch(GetBufferDescriptor(guess - 1), 1, 3);
+	guess = gpuknn_recent_buffer(index, block + TRANSLATIONS_AHEAD);
+	if (guess > 0)
+	{
+		__builtin_prefetch(BufferGetPage(guess), 0, 3);
+		__builtin_prefetch(BufferGetPage(guess) + BLCKSZ / 2, 0, 3);
+	}
+}
+
+/* Asks for a part of a page's bytes before they are needed. */
+static inline void
+prefetch(Buffer buffer, int part, int parts)
 {
 	const char *page = BufferGetPage(buffer);
 
-	for (int at = 0; at < BLCKSZ; at += 64)
-		__builtin_prefetch(page + at, 0, 2);
+	for (int at = BLCKSZ / parts * part; at < BLCKSZ / parts * (part + 1); at += 64)
+		__builtin_prefetch(page + at, 0, 3);
 }
 
 /*
@@ -100,6 +135,7 @@ gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
 	Buffer		following = InvalidBuffer;
 
 	turn++;
+	gpuknn_remember_buffers(index, end);
 	for (BlockNumber block = 1; block < end; block++)
 	{
 		Buffer		buffer = following;
@@ -112,8 +148,9 @@ gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
 			buffer = pin_page(index, block, InvalidBuffer, turn, strategy);
 		if (block + 1 < end)
 		{
+			prefetch_ahead(index, block);
 			following = pin_page(index, block + 1, buffer, turn, strategy);
-			prefetch(following);
+			prefetch(following, 0, PARTS);
 		}
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		gpuknn_check_page(index, block, BufferGetPage(buffer));
@@ -132,11 +169,16 @@ gpuknn_pass(IndexScanDesc scan, GpuknnScan *state)
 			}
 		}
 		n = Min((GPUKNN_PAGE_BYTES - at) / record_bytes, state->length - slot);
-		if (n > 0)
+		for (int part = 1; part <= PARTS; part++)
 		{
-			find(state, bytes + at, (int) n);
-			at += n * record_bytes;
-			slot += n;
+			uint64		some = part < PARTS ? n / PARTS : n - n / PARTS * (PARTS - 1);
+
+			if (some > 0)
+				find(state, bytes + at, (int) some);
+			at += some * record_bytes;
+			slot += some;
+			if (part < PARTS && block + 1 < end)
+				prefetch(following, part, PARTS);
 		}
 		if (at < GPUKNN_PAGE_BYTES && slot < state->length && assembled == 0)
 		{
