@@ -1,6 +1,7 @@
 /*
  * gpuknn_cost.c
- *		What a scan costs: a pass over all pages before the first row.
+ *		What a scan costs: a pass over all pages before the first row, and another
+ *		one each time that as many rows as memory holds have been read.
  *
  * Vectors of some hundred dimensions are toasted, and the planner charges a
  * sequential scan nothing for the pages of the TOAST table. A pass that paid for
@@ -11,7 +12,9 @@
  */
 #include "base/compat.h"
 
-#include "index/gpuknn.h"
+#include <math.h>
+
+#include "index/gpuknn_scan.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
@@ -29,6 +32,7 @@ gpuknn_cost_estimate(struct PlannerInfo *root, struct IndexPath *path, double lo
 {
 	IndexOptInfo *index = path->indexinfo;
 	double		page_cost;
+	double		passes;
 	double		rows = index->tuples;
 	double		charged = Min(index->pages, Max(index->rel->pages, 2));
 
@@ -45,5 +49,7 @@ gpuknn_cost_estimate(struct PlannerInfo *root, struct IndexPath *path, double lo
 	get_tablespace_page_costs(index->reltablespace, NULL, &page_cost);
 	*startup_cost = charged * page_cost +
 		cpu_operator_cost * (rows + (double) index->pages * BLCKSZ / 2 / ELEMENTS_PER_OPERATOR);
-	*total_cost = *startup_cost + rows * cpu_index_tuple_cost;
+	/* A pass finds as many rows as memory holds; rows behind the first few take one pass after the other. */
+	passes = rows > GPUKNN_FIRST_PAIRS ? ceil((rows - GPUKNN_FIRST_PAIRS) / gpuknn_pairs_of_memory()) : 0;
+	*total_cost = *startup_cost * (1 + passes) + rows * cpu_index_tuple_cost;
 }

@@ -26,9 +26,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* Pairs of the first pass: more than what a LIMIT usually asks for. Later ones use half of work_mem. */
-#define FIRST_PAIRS 1000
-
 /* Rows that the executor may have to keep back. */
 #define MAX_CHECKS 10000
 
@@ -135,11 +132,10 @@ start(IndexScanDesc scan, GpuknnScan *state)
 	MemoryContextSwitchTo(old);
 }
 
-/* Pairs that half of work_mem holds. */
-static size_t
-half_of_memory(void)
+size_t
+gpuknn_pairs_of_memory(void)
 {
-	return Max(FIRST_PAIRS, (size_t) work_mem * 1024 / 2 / sizeof(GaKnnPair));
+	return Max(GPUKNN_FIRST_PAIRS, (size_t) work_mem * 1024 / 2 / sizeof(GaKnnPair));
 }
 
 /* ----- pairs of passes ----- */
@@ -167,14 +163,14 @@ peek(IndexScanDesc scan, GpuknnScan *state)
 	{
 		if (state->vectors == 0)
 			return NULL;
-		next_pass(scan, state, FIRST_PAIRS, NULL);
+		next_pass(scan, state, GPUKNN_FIRST_PAIRS, NULL);
 	}
 	else if (state->next == state->top.count && state->top.count == state->top.capacity)
 	{
 		GaKnnPair	last = state->top.pairs[state->top.count - 1];
 
 		pfree(state->top.pairs);
-		next_pass(scan, state, half_of_memory(), &last);
+		next_pass(scan, state, gpuknn_pairs_of_memory(), &last);
 	}
 	/* A pass that did not fill its pairs found all there are. */
 	return state->next < state->top.count ? &state->top.pairs[state->next] : NULL;
@@ -203,7 +199,7 @@ next_bound(IndexScanDesc scan, GpuknnScan *state)
 	if (!pair->exact && ++state->checks >= MAX_CHECKS)
 	{
 		state->phase = GPUKNN_VALUES;
-		state->max_kept = half_of_memory();
+		state->max_kept = gpuknn_pairs_of_memory();
 		state->kept = MemoryContextAllocHuge(state->context, sizeof(GaKnnPair) * state->max_kept);
 	}
 	return true;
@@ -280,7 +276,7 @@ next_value(IndexScanDesc scan, GpuknnScan *state)
 			pfree(state->kept);
 			pfree(state->top.pairs);
 			state->phase = GPUKNN_SELECT;
-			next_pass(scan, state, 2 * half_of_memory(), state->any_emitted ? &state->emitted : NULL);
+			next_pass(scan, state, 2 * gpuknn_pairs_of_memory(), state->any_emitted ? &state->emitted : NULL);
 			return false;
 		}
 		state->next++;
@@ -296,7 +292,7 @@ next_selected(IndexScanDesc scan, GpuknnScan *state)
 	if (state->next == state->top.count && state->top.count == state->top.capacity)
 	{
 		pfree(state->top.pairs);
-		next_pass(scan, state, 2 * half_of_memory(), &state->emitted);
+		next_pass(scan, state, 2 * gpuknn_pairs_of_memory(), &state->emitted);
 	}
 	if (state->next == state->top.count)
 		return false;

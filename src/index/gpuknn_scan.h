@@ -9,6 +9,9 @@
 #include "access/relscan.h"
 #include "index/gpuknn.h"
 
+/* Pairs of the first pass: more than what a LIMIT usually asks for. Later ones use half of work_mem. */
+#define GPUKNN_FIRST_PAIRS 1000
+
 typedef enum GpuknnPhase
 {
 	GPUKNN_START,
@@ -65,6 +68,9 @@ typedef struct GpuknnScan
 
 	MemoryContext context;		/* of one rescan */
 } GpuknnScan;
+
+/* Pairs that half of work_mem holds. */
+extern size_t gpuknn_pairs_of_memory(void);
 
 /* One pass over all records: those that are not too far away for scan->top go into it, as bounds or, in SELECT, as values. */
 extern void gpuknn_pass(IndexScanDesc scan, GpuknnScan *state);

@@ -118,6 +118,22 @@ INSERT INTO tie VALUES (13, '[2,0]'), (14, '[0,0]'), (15, '[2,0]');
 SELECT array_agg((id, ctid)::text) FROM (SELECT id, ctid FROM tie ORDER BY e <#> '[1,1]' LIMIT 7) s;
 RESET enable_seqscan;
 
+-- With little memory all rows by the index take many passes, and a sort is cheaper; the first rows are not
+CREATE TABLE many (id int, e embedding(64));
+INSERT INTO many SELECT i, array_fill((i % 173)::real, ARRAY[64]) FROM generate_series(1, 20000) i;
+CREATE INDEX ON many USING gpuknn (e embedding_l2_ops);
+ANALYZE many;
+SET max_parallel_workers_per_gather = 0;
+SET work_mem = '64kB';
+PREPARE all_rows(embedding) AS SELECT id FROM many ORDER BY e <-> $1;
+PREPARE first_rows(embedding) AS SELECT id FROM many ORDER BY e <-> $1 LIMIT 10;
+SET plan_cache_mode = force_generic_plan;
+EXPLAIN (COSTS OFF) EXECUTE all_rows(NULL);
+EXPLAIN (COSTS OFF) EXECUTE first_rows(NULL);
+RESET plan_cache_mode;
+RESET work_mem;
+RESET max_parallel_workers_per_gather;
+
 -- Partial and expression indexes
 CREATE INDEX item_late ON item USING gpuknn (e embedding_l1_ops) WHERE id > 500;
 CREATE INDEX item_note ON item USING gpuknn ((note::embedding(2)) embedding_l2_ops);
