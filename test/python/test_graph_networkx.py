@@ -131,7 +131,7 @@ class Walks(unittest.TestCase):
 
     def test_hubs_and_many_edges(self):
         """Few nodes have most of the edges: expansions and paths of a graph that is larger in the long form."""
-        nodes, edges, pairs = (8000, 80000, 30) if os.environ.get("GA_TEST_LONG") else (600, 6000, 40)
+        nodes, edges, pairs = (2000, 20000, 30) if os.environ.get("GA_TEST_LONG") else (600, 6000, 40)
         rng = random.Random(7)
         graph = nx.MultiDiGraph()
         graph.add_nodes_from(f"n{i:05}" for i in range(nodes))
