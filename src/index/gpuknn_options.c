@@ -58,7 +58,7 @@ gpuknn_options_shape(Relation index, const GpuknnClass *class, GpuknnShape *shap
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("index \"%s\" does not know the dimensions of its vectors", RelationGetRelationName(index)),
 				 errdetail("The type of the column or expression does not tell them."),
-				 errhint("Give the column a type such as embedding(384), or create the index WITH (dim = 384).")));
+				 errhint("Give the column a type such as embedding(384), or the index the option: WITH (dim = 384), ALTER INDEX .. SET (dim = 384).")));
 	if (declared != 0 && wanted != 0 && declared != wanted)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

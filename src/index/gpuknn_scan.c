@@ -29,6 +29,9 @@
 /* Rows that the executor may have to keep back. */
 #define MAX_CHECKS 10000
 
+/* Pairs that are sorted without looking for a cancel: some 20 ms. */
+#define SORT_STEPS 65536
+
 IndexScanDesc
 gpuknn_begin_scan(Relation index, int nkeys, int norderbys)
 {
@@ -150,7 +153,11 @@ next_pass(IndexScanDesc scan, GpuknnScan *state, size_t capacity, const GaKnnPai
 	pairs = MemoryContextAllocHuge(state->context, capacity * sizeof(GaKnnPair));
 	ga_knn_top_init(&state->top, pairs, capacity, after);
 	gpuknn_pass(scan, state);
-	ga_knn_top_sort(&state->top);
+	for (size_t end = state->top.count; end > 1;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		end = ga_knn_top_sort(&state->top, end, SORT_STEPS);
+	}
 	state->passes++;
 	state->next = 0;
 }

@@ -124,8 +124,12 @@ ga_knn_top_push(GaKnnTop *top, double bound, uint64_t row, bool exact)
 /* Pushes rows first .. first + n - 1; exact may be NULL: none is. */
 extern void ga_knn_top_push_many(GaKnnTop *top, const double *bounds, const bool *exact, int n, uint64_t first);
 
-/* Sorts pairs[0 .. count - 1] ascending. Nothing may be pushed afterwards. */
-extern void ga_knn_top_sort(GaKnnTop *top);
+/*
+ * Sorts ascending, from the greatest pair down: pairs from `end` on (at first
+ * count) are in their places, and up to `steps` more get there. Returns the new
+ * end; all are sorted when it is 1 or 0. Nothing may be pushed once it began.
+ */
+extern size_t ga_knn_top_sort(GaKnnTop *top, size_t end, size_t steps);
 
 /* The order of pairs: < 0, 0, > 0. */
 extern int	ga_knn_pair_compare(const GaKnnPair *a, const GaKnnPair *b);

@@ -88,14 +88,15 @@ ga_knn_top_push_many(GaKnnTop *top, const double *bounds, const bool *exact, int
 		ga_knn_top_push(top, bounds[i], first + (uint64_t) i, exact != NULL && exact[i]);
 }
 
-void
-ga_knn_top_sort(GaKnnTop *top)
+size_t
+ga_knn_top_sort(GaKnnTop *top, size_t end, size_t steps)
 {
-	for (size_t end = top->count; end > 1; end--)
+	for (; end > 1 && steps > 0; end--, steps--)
 	{
 		GaKnnPair	last = top->pairs[end - 1];
 
 		top->pairs[end - 1] = top->pairs[0];
 		sift_down(top->pairs, end - 1, 0, last);
 	}
+	return end;
 }

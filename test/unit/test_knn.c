@@ -543,7 +543,8 @@ check_top(size_t n, size_t capacity)
 		ga_knn_top_push_many(&top, bounds, NULL, (int) (n / 2), 0);
 		for (size_t i = n / 2; i < n; i++)
 			ga_knn_top_push(&top, bounds[i], i, false);
-		ga_knn_top_sort(&top);
+		for (size_t end = top.count; end > 1;)
+			end = ga_knn_top_sort(&top, end, 7);
 		if (top.count != (n - done < capacity ? n - done : capacity))
 			good = differ("%d of %d in passes of %d: %d at %d", (int) top.count, (int) n, (int) capacity, (int) n, (int) done);
 		for (size_t i = 0; i < top.count && good; i++)
