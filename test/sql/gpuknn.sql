@@ -48,19 +48,30 @@ INSERT INTO item (id, e) SELECT i, ARRAY[i, i % 7, i % 11]::real[] FROM generate
 INSERT INTO item (id, e) SELECT i, NULL FROM generate_series(1001, 1010) i;
 CREATE INDEX item_e ON item USING gpuknn (e embedding_l2_ops);
 ANALYZE item;
+-- From 18 on EXPLAIN says which nodes a setting disables.
+CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+	line text;
+BEGIN
+	FOR line IN EXECUTE 'EXPLAIN (COSTS OFF) ' || query LOOP
+		IF line !~ '^ *Disabled: ' THEN
+			RETURN NEXT line;
+		END IF;
+	END LOOP;
+END $$;
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]' LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item WHERE id > 500 ORDER BY '[1,2,3]' <-> e LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <=> '[1,2,3]' LIMIT 5;
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]' DESC LIMIT 5;
 -- Two distances, either of which it knows, but not both at once
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY e <-> '[1,2,3]', e <-> '[0,0,0]' LIMIT 5;
-EXPLAIN (COSTS OFF) SELECT a.id FROM item a JOIN item b USING (id) ORDER BY a.e <-> '[1,2,3]', a.e <-> '[0,0,0]' LIMIT 5;
+SELECT plan($$SELECT id FROM item ORDER BY e <-> '[1,2,3]', e <-> '[0,0,0]' LIMIT 5$$);
+SELECT plan($$SELECT a.id FROM item a JOIN item b USING (id) ORDER BY a.e <-> '[1,2,3]', a.e <-> '[0,0,0]' LIMIT 5$$);
 SELECT a.id FROM item a JOIN item b USING (id) ORDER BY a.e <-> '[1,2,3]', a.e <-> '[0,0,0]' LIMIT 2;
 RESET enable_seqscan;
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT count(*) FROM item;
-EXPLAIN (COSTS OFF) SELECT id FROM item WHERE e = '[1,1,1]';
+SELECT plan($$SELECT count(*) FROM item$$);
+SELECT plan($$SELECT id FROM item WHERE e = '[1,1,1]'$$);
 RESET enable_seqscan;
 SELECT id, e <-> '[1,2,3]' AS d FROM item ORDER BY e <-> '[1,2,3]' LIMIT 5;
 SELECT id FROM item WHERE id > 500 ORDER BY '[1,2,3]' <-> e LIMIT 5;
@@ -140,7 +151,7 @@ CREATE INDEX item_note ON item USING gpuknn ((note::embedding(2)) embedding_l2_o
 EXPLAIN (COSTS OFF) SELECT id FROM item WHERE id > 500 ORDER BY e <+> '[1,2,3]' LIMIT 3;
 SELECT same($$SELECT (e <+> '[1,2,3]')::text FROM item WHERE id > 500 ORDER BY e <+> '[1,2,3]'$$);
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT id FROM item WHERE id > 500;
+SELECT plan($$SELECT id FROM item WHERE id > 500$$);
 RESET enable_seqscan;
 INSERT INTO item (id, note) VALUES (2000, '[3,4]'), (2001, '[30,40]');
 EXPLAIN (COSTS OFF) SELECT id FROM item ORDER BY note::embedding(2) <-> '[0,0]' LIMIT 2;
