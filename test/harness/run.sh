@@ -17,12 +17,23 @@ LOGS=$GA_ROOT/build/test-logs
 total_passed=0
 total_failed=0
 summary=()
+failures=()
 
 # Enter a suite's counts: add_result SUITE PASSED FAILED [NOTE].
 add_result() {
 	total_passed=$((total_passed + $2))
 	total_failed=$((total_failed + $3))
 	summary+=("$(printf '%-10s %6d passed %6d failed  %s' "$1" "$2" "$3" "${4:-}")")
+}
+
+# Remember what of a log tells a failure, for the end of the report, which is all that some see of it: add_failures NAME LOG
+add_failures() {
+	local lines
+	lines=$(grep -E '^not ok\b|^ok\b.*# *(skip|SKIP|todo|TODO)\b|\.\.\. FAILED|^(FAIL|ERROR): |^# +(got|expected):' "$2" | head -n 6 || true)
+	if [ -z "$lines" ]; then
+		lines=$(grep -Ev '^ok\b|^ *$|^(Files=|Result:|Test Summary|---|Failed|Dubious|  )' "$2" | tail -n 8 || true)
+	fi
+	failures+=("$(printf '%s\n' "$lines" | cut -c 1-200 | sed "s|^|$1: |")")
 }
 
 # Set count_passed and count_failed from lines of TAP; a skipped or unfinished test counts as failed, and so does a
@@ -55,6 +66,7 @@ run_tap_files() {
 		printf '   %-32s %4d passed %4d failed\n' "$(basename "$file")" "$count_passed" "$count_failed"
 		if [ "$count_failed" != 0 ]; then
 			grep -Ev '^ok\b' "$log" | tail -n 60 || true
+			add_failures "$suite $(basename "$file")" "$log"
 		fi
 	done
 	add_result "$suite" "$passed" "$failed"
@@ -120,6 +132,7 @@ run_regress() {
 	sed -n '/^test \|\.\.\. \|^ok\|^not ok\|^# \|^=/!d; s/^/   /p' "$log" | grep -E 'ok|FAILED' || true
 	if [ "$status" != 0 ]; then
 		tail -n 20 "$log"
+		add_failures "$suite" "$log"
 		if [ -f "$out/regression.diffs" ]; then head -n 200 "$out/regression.diffs"; fi
 	fi
 	cp -R "$out" "$LOGS/" 2>/dev/null || true
@@ -213,7 +226,10 @@ run_unittest() {
 	if { [ "$status" != 0 ] || [ "${ran:-0}" = 0 ]; } && [ "$count_failed" = 0 ]; then count_failed=1; fi
 	count_passed=$((${ran:-0} > count_failed ? ${ran:-0} - count_failed : 0))
 	add_result "$suite" "$count_passed" "$count_failed"
-	if [ "$count_failed" != 0 ]; then tail -n 80 "$log"; fi
+	if [ "$count_failed" != 0 ]; then
+		tail -n 80 "$log"
+		add_failures "$suite" "$log"
+	fi
 }
 
 # Two servers: one of the host, one whose memory comes from a device process, always the emulated one.
@@ -280,6 +296,10 @@ report() {
 	finished=1
 	say "results (logs in build/test-logs, $SECONDS s in all)"
 	printf '   %s\n' "${summary[@]}"
+	if [ ${#failures[@]} != 0 ]; then
+		say "failures"
+		printf '%s\n' "${failures[@]}" | sed 's/^/   /'
+	fi
 	printf '%d passed, %d failed\n' "$total_passed" "$total_failed" | tee "$LOGS/summary"
 }
 
