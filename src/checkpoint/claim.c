@@ -21,13 +21,22 @@
 #include "base/guc.h"
 #include "base/shared.h"
 #include "checkpoint/tree.h"
+#include "miscadmin.h"
 #include "port/atomics.h"
+#include "storage/latch.h"
+#include "utils/wait_event.h"
 
 #define LOCK_FILE ".server"
+
+/* How long one waits for the launcher to look, in steps of milliseconds: a server whose launcher cannot start works, too. */
+#define AWAIT_STEP 10
+#define AWAIT_STEPS 500
 
 typedef struct Claim
 {
 	pg_atomic_uint32 others;	/* 1: another server has the tree */
+	pg_atomic_uint32 looked;	/* 1: the launcher has looked who has it */
+	Latch	   *launcher;		/* of a process that may be gone, which does not mind; NULL: not started yet */
 } Claim;
 
 static Claim *claim = NULL;
@@ -42,7 +51,11 @@ claim_size(void)
 static void
 claim_init(void *area)
 {
-	pg_atomic_init_u32(&((Claim *) area)->others, 0);
+	Claim	   *new = area;
+
+	pg_atomic_init_u32(&new->others, 0);
+	pg_atomic_init_u32(&new->looked, IsBinaryUpgrade || ga_max_databases == 0);
+	new->launcher = NULL;
 }
 
 void
@@ -71,6 +84,7 @@ ga_tree_claim(void)
 	bool		others = false;
 	int			base;
 
+	claim->launcher = MyLatch;
 	if (ga_tree_is_others() && (!refused_on_standby || RecoveryInProgress()))
 		return;
 	base = open(ga_storage_path(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -102,6 +116,26 @@ ga_tree_claim(void)
 		}
 	}
 	close(base);
+	pg_atomic_write_u32(&claim->looked, 1);
+}
+
+/* Waits until the launcher has looked, interruptibly. The base is there. */
+static void
+await_claim(void)
+{
+	uint32		event = ga_wait_event("GpuAgentTreeClaim");
+
+	if (claim == NULL || !IsUnderPostmaster)
+		return;
+	for (int i = 0; i < AWAIT_STEPS && pg_atomic_read_u32(&claim->looked) == 0; i++)
+	{
+		if (claim->launcher != NULL)
+			SetLatch(claim->launcher);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, AWAIT_STEP, event);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	pg_atomic_write_u32(&claim->looked, 1);
 }
 
 bool
@@ -113,6 +147,8 @@ ga_tree_is_others(void)
 void
 ga_tree_require_own(void)
 {
+	if (claim != NULL && pg_atomic_read_u32(&claim->looked) == 0 && access(ga_storage_path(), F_OK) == 0)
+		await_claim();
 	if (ga_tree_is_others())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),

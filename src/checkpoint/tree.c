@@ -248,6 +248,7 @@ open_base(bool create)
 					(errcode_for_file_access(),
 					 errmsg("could not create the storage directory \"%s\": %m", base),
 					 errhint("Create it for the server's operating system user, or change gpuagent.storage_path.")));
+		ga_tree_require_own();	/* the first time asked before there was a base that somebody could have */
 		fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	}
 	if (fd < 0)

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use Fcntl ':flock';
 use GpuAgentTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -23,6 +24,9 @@ sql($node, q{
 	SELECT gpuagent.store_agents(ARRAY['a', 'b'], '[[1,2],[3,4]]'), gpuagent.store_swarm('s', gpuagent.tensor('U8', '{3,1000000}', convert_to(repeat('0123456789', 300000), 'UTF8')));
 	SELECT * FROM gpuagent.export_checkpoint(gpuagent.create_checkpoint('one'));
 	SELECT gpuagent.create_backup('backups/b')});
+open(my $lock, '<', "$tree/.server") or die "$tree/.server: $!";
+ok(!flock($lock, LOCK_EX | LOCK_NB), 'who makes a tree has it at once');
+close $lock;
 $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM gpuagent_store.path_exists('nvme_storage/latest') x WHERE x});
 $node->backup('base');
 is(scalar(my @inside = `find '@{[ $node->backup_dir ]}/base' -name '*.safetensors' -o -name MANIFEST.json`), 0, 'a base backup has nothing of the tree');
