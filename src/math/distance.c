@@ -145,14 +145,28 @@ cpu_has_avx512(void)
 	return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		   __builtin_cpu_supports("avx512vl");
 }
+
+#ifdef GA_AVX_VNNI
+static bool
+cpu_has_avx_vnni(void)
+{
+	unsigned int eax;
+	unsigned int ebx;
+	unsigned int ecx;
+	unsigned int edx;
+
+	return cpu_has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
+}
+#endif
 #endif
 
 static void
-use_kernels(const char *name, const GaKernelTable *table, const GaKnnKernels *knn, bool f16c)
+use_kernels(const char *name, const GaKernelTable *table, const GaKnnKernels *knn, const GaKnnBytes *bytes, bool f16c)
 {
 	isa_name = name;
 	kernels = table;
 	ga_knn_kernels = knn;
+	ga_knn_bytes = bytes;
 	ga_widen_use_f16c(f16c);
 }
 
@@ -161,18 +175,30 @@ ga_math_force_isa(const char *isa)
 {
 	if (strcmp(isa, "portable") == 0)
 	{
-		use_kernels("portable", &kernels_portable, &ga_knn_kernels_portable, false);
+		use_kernels("portable", &kernels_portable, &ga_knn_kernels_portable, &ga_knn_bytes_portable, false);
 		return true;
 	}
 #ifdef GA_X86_KERNELS
 	if (strcmp(isa, "avx2") == 0 && cpu_has_avx2())
 	{
-		use_kernels("avx2", &ga_kernels_avx2, &ga_knn_kernels_avx2, true);
+		use_kernels("avx2", &ga_kernels_avx2, &ga_knn_kernels_avx2, &ga_knn_bytes_avx2, true);
 		return true;
 	}
+#ifdef GA_AVX_VNNI
+	if (strcmp(isa, "avx_vnni") == 0 && cpu_has_avx_vnni())
+	{
+		use_kernels("avx_vnni", &ga_kernels_avx2, &ga_knn_kernels_avx2, &ga_knn_bytes_avx_vnni, true);
+		return true;
+	}
+#endif
 	if (strcmp(isa, "avx512") == 0 && cpu_has_avx512())
 	{
-		use_kernels("avx512", &ga_kernels_avx512, &ga_knn_kernels_avx512, true);
+		use_kernels("avx512", &ga_kernels_avx512, &ga_knn_kernels_avx512, &ga_knn_bytes_avx512, true);
+		return true;
+	}
+	if (strcmp(isa, "avx512_vnni") == 0 && cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"))
+	{
+		use_kernels("avx512_vnni", &ga_kernels_avx512, &ga_knn_kernels_avx512, &ga_knn_bytes_avx512_vnni, true);
 		return true;
 	}
 #endif
@@ -182,8 +208,10 @@ ga_math_force_isa(const char *isa)
 void
 ga_math_init(void)
 {
-	if (!ga_math_force_isa("avx512") && !ga_math_force_isa("avx2"))
-		(void) ga_math_force_isa("portable");
+	static const char *const widest_first[] = {"avx512_vnni", "avx512", "avx_vnni", "avx2", "portable"};
+
+	for (int i = 0; !ga_math_force_isa(widest_first[i]); i++)
+		;
 }
 
 const char *

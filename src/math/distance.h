@@ -42,7 +42,7 @@ typedef enum GaMetric
 /* Picks kernels by what the CPU has. Called once at load; thread-safe afterwards. */
 extern void ga_math_init(void);
 
-/* "avx512", "avx2" or "portable". */
+/* "avx512_vnni", "avx512", "avx_vnni", "avx2" or "portable". VNNI is for int8 rows of neighbour indexes. */
 extern const char *ga_math_isa(void);
 
 /* For tests: use one instruction set; false when the CPU or the build lacks it. */

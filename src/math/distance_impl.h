@@ -21,6 +21,11 @@
 #define GA_X86_KERNELS 1
 #endif
 
+/* Compilers of 2020 and before have AVX-512's VNNI, but not AVX's. */
+#if defined(GA_X86_KERNELS) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define GA_AVX_VNNI 1
+#endif
+
 #define GA_LANES 16
 
 #define GA_FORCE_INLINE inline __attribute__((always_inline))

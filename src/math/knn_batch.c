@@ -43,11 +43,10 @@ fill_term(Chunk *chunk, int i, GaMetric metric, GaKnnStorage storage)
 	const GaKnnRow *row = chunk->row[i];
 	GaKnnTerms *terms = &chunk->terms;
 	GaKnnStored stored = ga_knn_stored(metric, storage, row);
-	double		low = row->norm * (1 - 0x1p-23);
 
 	terms->scale[i] = stored.scale;
 	terms->loss[i] = stored.loss;
-	terms->square[i] = low * low * (1 - 0x1p-46);
+	terms->square[i] = ga_knn_square(row);
 	if (metric == GA_METRIC_COSINE)
 		terms->length[i] = 1 + stored.loss;
 	else
@@ -112,15 +111,28 @@ how_to_finish(const GaKnnQuery *query)
 	return how;
 }
 
+static void
+multiply_tile(const GaKnnQuery *const *queries, const char *const *rows, double (*sums)[GA_KNN_TILE_ROWS])
+{
+	GaKnnStorage storage = queries[0]->storage;
+	const float *values[GA_KNN_TILE_QUERIES];
+	const int16_t *codes[GA_KNN_TILE_QUERIES];
+
+	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+	{
+		values[q] = queries[q]->values;
+		codes[q] = queries[q]->codes;
+	}
+	if (storage == GA_KNN_INT8)
+		ga_knn_bytes->tile((const int8_t *const *) rows, codes, queries[0]->dim, sums);
+	else
+		ga_knn_kernels->tile[storage] (rows, values, queries[0]->dim, sums);
+}
+
 /* Products of a chunk's rows and GA_KNN_TILE_QUERIES queries, of which the last may be repeated. */
 static void
 multiply(const Chunk *chunk, const GaKnnQuery *const *queries, double (*products)[GA_KNN_TERMS])
 {
-	GaKnnTile	tile = ga_knn_kernels->tile[queries[0]->storage];
-	const float *values[GA_KNN_TILE_QUERIES];
-
-	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
-		values[q] = queries[q]->values;
 	for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
 	{
 		const char *rows[GA_KNN_TILE_ROWS];
@@ -128,7 +140,7 @@ multiply(const Chunk *chunk, const GaKnnQuery *const *queries, double (*products
 
 		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
 			rows[r] = ga_knn_elements(queries[0]->storage, chunk->row[i + r]);
-		tile(rows, values, queries[0]->dim, sums);
+		multiply_tile(queries, rows, sums);
 		for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
 			memcpy(products[q] + i, sums[q], sizeof(sums[q]));
 	}

@@ -24,6 +24,13 @@
  *    For products |T - true| <= (g(R, u) + n v) sum |h p| <= ... |h| |p| by
  *    Cauchy and Schwarz, and underflow adds at most n 2^-149 in units of the
  *    stored elements.
+ *    int8 rows but under L1: elements and the query's codes are whole numbers of
+ *    7 and 15 bits and a sign, at most 65535 of each, so their product is exact
+ *    in F64, and so is that of scale (16 bits) and unit (24 bits). What is left is
+ *    what step 4 says; |h - p|^2 = |h|^2 + |p|^2 - 2 h p, where row.norm, within a part in
+ *    2^24 of |h|, and query.square give less than the squares, by 2^-24 |h|^2 and
+ *    2^-46 |p|^2 or more. That is above the roundings: five of 2^-53 of numbers
+ *    whose magnitudes sum up to at most 2 (|h|^2 + |p|^2).
  * 2. From there to the distance of x and q: |x - q| >= |h - p| - |x - h| -
  *    |q - p| in any norm. For products
  *        x q = h p + (x - h) p + x (q - p) <= h p + row.loss |p| + |x| query.loss
@@ -48,6 +55,7 @@
 #include "knn_impl.h"
 
 const GaKnnKernels *ga_knn_kernels = &ga_knn_kernels_portable;
+const GaKnnBytes *ga_knn_bytes = &ga_knn_bytes_portable;
 
 static size_t
 padded(size_t dim)
@@ -89,7 +97,9 @@ measure_query(GaKnnQuery *query, GaKnnSource *source)
 {
 	double		squares;
 	double		max;
+	int			exponent;
 
+	query->unit = 1;
 	if (query->dtype < GA_F32 || query->dtype > GA_F64)
 		return GA_KNN_NOWHERE;
 
@@ -107,18 +117,30 @@ measure_query(GaKnnQuery *query, GaKnnSource *source)
 	max = ga_knn_largest(source);
 	if (max > FLT_MAX)
 		return GA_KNN_UNBOUNDED;
-	query->exponent = max > 0 ? ilogb(max) + 1 : 0;
-	if (query->exponent < -200)
-		query->exponent = -200;
+	exponent = max > 0 ? ilogb(max) + 1 : 0;
+	query->unit = ldexp(1.0, exponent < -200 ? -200 : exponent);
 	return GA_KNN_ORDINARY;
 }
 
-/* Writes the values, and what rounding them lost; see loss_of() in knn_encode.c for the factors. */
+/* What codes of up to 32767 are to be multiplied by to be near elements up to max. Rounding to F32 makes no 32768. */
+static double
+code_step(double max)
+{
+	double		step = (float) (max / 32767);
+
+	return step > 0x1p-100 ? step : 0x1p-100;
+}
+
+/*
+ * Writes the values or codes, and what rounding them lost; see loss_of() in
+ * knn_encode.c for the factors. A code times the step is exact.
+ */
 static void
-fill_values(GaKnnQuery *query, GaKnnSource *source, float *values)
+fill_values(GaKnnQuery *query, GaKnnSource *source, float *values, int16_t *codes)
 {
 	double		divisor = query->metric == GA_METRIC_COSINE ? query->length : query->unit;
-	double		factor = query->metric == GA_METRIC_COSINE ? 1 : query->unit;
+	double		step = codes != NULL ? code_step(ga_knn_largest(source) / divisor) : 1;
+	double		factor = query->unit;
 	double		up = 1 + ((double) query->dim + 16) * 0x1p-53;
 	double		squares = 0;
 	double		lost_squares = 0;
@@ -129,14 +151,12 @@ fill_values(GaKnnQuery *query, GaKnnSource *source, float *values)
 		for (size_t i = 0; i < source->count; i++)
 		{
 			double		x = source->block[i] / divisor;
-			double		rest;
+			double		stored = codes != NULL ? (*codes++ = (int16_t) rint(x / step)) * step : (*values++ = (float) x);
+			double		rest = x - stored;
 
-			*values = (float) x;
-			rest = x - *values;
-			squares += (double) *values * *values;
+			squares += stored * stored;
 			lost_squares += rest * rest;
 			lost_sum += fabs(rest);
-			values++;
 		}
 	query->loss = (query->metric == GA_METRIC_L1 ? lost_sum : sqrt(lost_squares)) * up * factor;
 	if (query->metric == GA_METRIC_COSINE)
@@ -145,6 +165,7 @@ fill_values(GaKnnQuery *query, GaKnnSource *source, float *values)
 		query->loss += 0x1p-500 * factor;	/* squares, or the quotient, may have underflowed */
 	query->norm = sqrt(squares) * up * factor + query->loss;
 	query->square = squares / up * factor * factor * (1 - 0x1p-46);
+	query->unit *= step;
 }
 
 /* The errors of kernel and operator: steps 1 and 3 above. */
@@ -159,12 +180,12 @@ fill_errors(GaKnnQuery *query)
 	double		quotient = query->metric == GA_METRIC_COSINE ? 3 : 1;
 	double		tile = gamma_of(GA_KNN_TILE_ROUNDINGS + 3, 0x1p-24);
 
-	kernel += n * 0x1p-48 + 0x1p-48;
+	kernel = (query->codes != NULL ? 0 : kernel + n * 0x1p-48) + 0x1p-48;
 	query->sum_factor = 1 - kernel;
 	query->value_factor = 1 - (in_f32 ? operator_sum : 0x1p-24) - canonical - 0x1p-48;
 	query->value_tiny = in_f32 ? sqrt(n) * 0x1p-74 : n * 0x1p-530;
 	query->slack = kernel + quotient * operator_sum + 0x1p-48;
-	query->tile_error = tile + n * 0x1p-48 + 0x1p-48;
+	query->tile_error = (query->codes != NULL ? 0 : tile + n * 0x1p-48) + 0x1p-48;
 	query->tile_slack = query->tile_error + quotient * operator_sum + 0x1p-48;
 }
 
@@ -173,7 +194,7 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 			   size_t dim)
 {
 	uintptr_t	at = ((uintptr_t) query + values_offset()) / 64 * 64;
-	float	   *values = (float *) at;
+	void	   *values = (void *) at;
 	size_t		bytes = data_bytes(dtype, dim);
 	GaKnnSource source;
 
@@ -183,18 +204,20 @@ ga_knn_prepare(GaKnnQuery *query, GaMetric metric, GaKnnStorage storage, GaKnnSu
 	query->sums = sums;
 	query->dtype = dtype;
 	query->dim = dim;
-	query->values = values;
-	query->data = values + padded(dim);
+	if (storage == GA_KNN_INT8 && metric != GA_METRIC_L1)
+		query->codes = values;
+	else
+		query->values = values;
+	query->data = (float *) values + padded(dim);
 	if (bytes > 0)
-		memcpy(values + padded(dim), data, bytes);
+		memcpy((float *) values + padded(dim), data, bytes);
 	memset(values, 0, padded(dim) * sizeof(float));
 
 	ga_knn_source(&source, dtype, query->data, dim);
 	query->reach = measure_query(query, &source);
-	query->unit = ldexp(1.0, query->exponent);
 	if (query->reach != GA_KNN_ORDINARY)
 		return;
-	fill_values(query, &source, values);
+	fill_values(query, &source, values, query->codes != NULL ? values : NULL);
 	fill_errors(query);
 }
 
@@ -242,15 +265,33 @@ sum_differences(const GaKnnQuery *query, GaKnnSum what, const GaKnnRow *row)
 	return sum_wide(query, what, elements, ratio);
 }
 
-/* Sum of products of elements and values; those of F32 rows may overflow. */
+/* Sum of products of elements and values, of which that of codes is exact; those of F32 rows may overflow. */
 static double
 sum_products(const GaKnnQuery *query, const GaKnnRow *row)
 {
 	const char *elements = ga_knn_elements(query->storage, row);
+	double		sum;
 
+	if (query->codes != NULL)
+		return ga_knn_bytes->dot((const int8_t *) elements, query->codes, query->dim);
 	if (query->storage == GA_KNN_F32 && !ga_knn_norm_in_range(row->norm))
-		return sum_wide(query, GA_KNN_SUM_DOT, elements, 1);
-	return ga_knn_kernels->sum[query->storage][GA_KNN_SUM_DOT] (elements, query->values, 1.0f, query->dim);
+		sum = sum_wide(query, GA_KNN_SUM_DOT, elements, 1);
+	else
+		sum = ga_knn_kernels->sum[query->storage][GA_KNN_SUM_DOT] (elements, query->values, 1.0f, query->dim);
+	return sum + (double) query->dim * 0x1p-149;
+}
+
+/* At most |h - p|, but for a factor of query->sum_factor. */
+static double
+l2_distance(const GaKnnQuery *query, const GaKnnRow *row)
+{
+	double		square;
+
+	if (query->codes == NULL)
+		return sqrt(sum_differences(query, GA_KNN_SUM_L2, row)) * query->unit;
+	square = ga_knn_square(row) + query->square -
+		2 * ga_knn_scale(query->storage, row) * query->unit * sum_products(query, row);
+	return square > 0 ? sqrt(square) : 0;
 }
 
 /* The value that no distance of the metric is below. */
@@ -307,8 +348,7 @@ lower_bound(const GaKnnQuery *query, const GaKnnRow *row)
 	switch (query->metric)
 	{
 		case GA_METRIC_L2:
-			sum = sqrt(sum_differences(query, GA_KNN_SUM_L2, row));
-			return bound_difference(query, row, sum * query->unit * query->sum_factor);
+			return bound_difference(query, row, l2_distance(query, row) * query->sum_factor);
 		case GA_METRIC_L1:
 			sum = sum_differences(query, GA_KNN_SUM_L1, row);
 			return bound_difference(query, row, sum * query->unit * query->sum_factor);
@@ -321,7 +361,7 @@ lower_bound(const GaKnnQuery *query, const GaKnnRow *row)
 		return 0;
 	stored = ga_knn_stored(query->metric, query->storage, row);
 	scale = stored.scale * query->unit;
-	sum = (sum_products(query, row) + (double) query->dim * 0x1p-149) * scale;
+	sum = sum_products(query, row) * scale;
 	if (query->metric == GA_METRIC_COSINE)
 		return bound_cosine(query, row, sum, stored.loss);
 	return bound_product(query, row, sum);

@@ -122,14 +122,14 @@ typedef struct GaKnnFinish
 	double		most;
 } GaKnnFinish;
 
-/* Products of GA_KNN_TILE_ROWS rows and GA_KNN_TILE_QUERIES queries padded with zeros. */
+/* Products of GA_KNN_TILE_ROWS rows of F32 or F16 and GA_KNN_TILE_QUERIES queries padded with zeros. */
 typedef void (*GaKnnTile) (const char *const *rows, const float *const *queries, size_t n,
 						   double (*sums)[GA_KNN_TILE_ROWS]);
 
 typedef struct GaKnnKernels
 {
-	GaKnnKernel sum[3][3];		/* by GaKnnStorage and GaKnnSum */
-	GaKnnTile	tile[3];		/* by GaKnnStorage */
+	GaKnnKernel sum[3][3];		/* by GaKnnStorage and GaKnnSum; of int8 for L1 only */
+	GaKnnTile	tile[2];		/* by GaKnnStorage */
 
 	/* Of GA_KNN_TERMS products makes bounds. */
 	void		(*finish) (const GaKnnTerms *terms, const GaKnnFinish *how, double *bounds);
@@ -140,14 +140,28 @@ typedef struct GaKnnKernels
 	GaKnnStore	store_bytes;
 } GaKnnKernels;
 
+/* Products of int8 rows and 16-bit queries padded with zeros, of magnitudes below 2^15: exact. */
+typedef struct GaKnnBytes
+{
+	double		(*dot) (const int8_t *row, const int16_t *query, size_t n);
+	void		(*tile) (const int8_t *const *rows, const int16_t *const *queries, size_t n,
+						 double (*sums)[GA_KNN_TILE_ROWS]);
+} GaKnnBytes;
+
 extern const GaKnnKernels ga_knn_kernels_portable;
+extern const GaKnnBytes ga_knn_bytes_portable;
 #ifdef GA_X86_KERNELS
 extern const GaKnnKernels ga_knn_kernels_avx2;
 extern const GaKnnKernels ga_knn_kernels_avx512;
+extern const GaKnnBytes ga_knn_bytes_avx2;
+extern const GaKnnBytes ga_knn_bytes_avx_vnni;
+extern const GaKnnBytes ga_knn_bytes_avx512;
+extern const GaKnnBytes ga_knn_bytes_avx512_vnni;
 #endif
 
 /* Those of the instruction set in use: distance.c chooses for all. */
 extern const GaKnnKernels *ga_knn_kernels;
+extern const GaKnnBytes *ga_knn_bytes;
 
 /* What is known of the query. */
 typedef enum GaKnnReach
@@ -157,7 +171,7 @@ typedef enum GaKnnReach
 	GA_KNN_UNBOUNDED			/* beyond F32: only exact values are of use */
 } GaKnnReach;
 
-/* The query is near `values` * `unit`; see knn_bounds.c for what the rest means. */
+/* The query is near `values` or `codes` * `unit`; see knn_bounds.c for what the rest means. */
 struct GaKnnQuery
 {
 	GaMetric	metric;
@@ -165,11 +179,11 @@ struct GaKnnQuery
 	GaKnnSums	sums;
 	GaKnnReach	reach;
 	int			dtype;
-	int			exponent;		/* unit = 2^exponent */
 	size_t		dim;
 	const void *data;			/* the original query, a copy */
-	const float *values;		/* padded with zeros to a multiple of GA_KNN_PAD, aligned to 64 bytes */
-	double		unit;
+	const float *values;		/* padded with zeros to a multiple of GA_KNN_PAD, aligned to 64 bytes; or NULL */
+	const int16_t *codes;		/* the same for int8 rows but under L1: whole numbers of -32767 .. 32767; else NULL */
+	double		unit;			/* a power of two; for codes with 24 bits */
 	double		norm;			/* at least the L2 norm of the query (cosine: of its direction) and of values * unit */
 	double		length;			/* L2 norm of the original query, for cosine */
 	double		loss;			/* at least the norm (L1: L1 norm) of query - values * unit */
@@ -252,6 +266,15 @@ ga_knn_stored(GaMetric metric, GaKnnStorage storage, const GaKnnRow *row)
 		stored.loss = 2.0 * row->loss / row->norm * (1 + 0x1p-22) + 0x1p-22;
 	}
 	return stored;
+}
+
+/* At most |h|^2, where norm is not that of the original: norm is within a part in 2^24 of |h|. */
+static inline double
+ga_knn_square(const GaKnnRow *row)
+{
+	double		low = row->norm * (1 - 0x1p-23);
+
+	return low * low * (1 - 0x1p-46);
 }
 
 /* A little more than a sum of a few F64 operations on positive numbers that should round up. */

@@ -86,9 +86,7 @@ DEFINE_SUM(F32, DOT)
 DEFINE_SUM(F16, L2)
 DEFINE_SUM(F16, L1)
 DEFINE_SUM(F16, DOT)
-DEFINE_SUM(INT8, L2)
 DEFINE_SUM(INT8, L1)
-DEFINE_SUM(INT8, DOT)
 
 #define SUMS(storage) \
 	[GA_KNN_##storage] = { \
@@ -98,8 +96,8 @@ DEFINE_SUM(INT8, DOT)
 	}
 
 KERNEL_TABLE = {
-	.sum = {SUMS(F32), SUMS(F16), SUMS(INT8)},
-	.tile = {[GA_KNN_F32] = tile_F32, [GA_KNN_F16] = tile_F16, [GA_KNN_INT8] = tile_INT8},
+	.sum = {SUMS(F32), SUMS(F16), [GA_KNN_INT8] = {[GA_KNN_SUM_L1] = sum_INT8_L1}},
+	.tile = {[GA_KNN_F32] = tile_F32, [GA_KNN_F16] = tile_F16},
 	.finish = finish,
 	.largest = largest,
 	.store_half = store_half,

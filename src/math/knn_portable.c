@@ -184,3 +184,39 @@ vec_reduce_rows(const Vec *acc, double *sums)
 
 #include "knn_tile.h"
 #include "knn_kernels.h"
+
+/* ----- int8 rows ----- */
+
+/* Elements whose products are added in 32 bits; a loop of a fixed length is one that compilers make vectors of. */
+#define FIXED 128
+
+static double
+dot(const int8_t *row, const int16_t *query, size_t n)
+{
+	int64_t		total = 0;
+	int32_t		some = 0;
+
+	for (; n >= FIXED; n -= FIXED)
+	{
+		int32_t		products = 0;
+
+		for (int i = 0; i < FIXED; i++)
+			products += row[i] * query[i];
+		total += products;
+		row += FIXED;
+		query += FIXED;
+	}
+	for (size_t i = 0; i < n; i++)
+		some += row[i] * query[i];
+	return (double) (total + some);
+}
+
+static void
+tile_bytes(const int8_t *const *rows, const int16_t *const *queries, size_t n, double (*sums)[GA_KNN_TILE_ROWS])
+{
+	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+			sums[q][r] = dot(rows[r], queries[q], n);
+}
+
+const GaKnnBytes ga_knn_bytes_portable = {.dot = dot, .tile = tile_bytes};

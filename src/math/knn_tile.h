@@ -69,7 +69,6 @@ tile(GaKnnStorage storage, const char *const *rows, const float *const *queries,
 
 DEFINE_TILE(F32)
 DEFINE_TILE(F16)
-DEFINE_TILE(INT8)
 
 /* The bounds of GA_KNN_TERMS rows from their products with a query. */
 static TARGET void

@@ -261,7 +261,7 @@ measure_read(const char *memory, size_t size)
 int
 main(int argc, char **argv)
 {
-	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	static const char *const isas[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
 	const char *file = NULL;
 	float	   *centre = NULL;
 	float	   *data;

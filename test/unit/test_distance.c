@@ -362,14 +362,14 @@ test_choice(void)
 {
 	static const float a[2] = {3, 4};
 	static const float zero[2] = {0, 0};
+	static const char *const wider[] = {"avx2", "avx_vnni", "avx512", "avx512_vnni"};
 	const char *best = "portable";
 
 	result(strcmp(ga_math_isa(), "portable") == 0 && ga_distance(GA_METRIC_L2, GA_F32, a, GA_F32, zero, 2) == 5,
 		   "portable before initialisation");
-	if (ga_math_force_isa("avx2"))
-		best = "avx2";
-	if (ga_math_force_isa("avx512"))
-		best = "avx512";
+	for (size_t i = 0; i < LENGTH(wider); i++)
+		if (ga_math_force_isa(wider[i]))
+			best = wider[i];
 	ga_math_init();
 	result(strcmp(ga_math_isa(), best) == 0, "initialisation picks the widest instruction set");
 	result(!ga_math_force_isa("sse9") && strcmp(ga_math_isa(), best) == 0, "an unknown instruction set is refused");

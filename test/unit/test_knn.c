@@ -35,6 +35,7 @@ typedef enum Look
 	LOOK_ZERO,
 	LOOK_BAD,					/* an infinity or a NaN somewhere */
 	LOOK_WORST,					/* halfway between two F16: storing loses as much as it can */
+	LOOK_LEVEL,					/* of one magnitude and mostly one sign: sums as large as they can be */
 	LOOK_COUNT
 } Look;
 
@@ -57,6 +58,8 @@ look_element(Look look, double like, double scale)
 			return next_random() % 2 ? 0.0 : -0.0;
 		case LOOK_WORST:
 			return (next_random() % 2 ? 1 : -1) * (1 + (double) (next_random() % 1024) * 0x1p-10 + 0x1p-11);
+		case LOOK_LEVEL:
+			return next_random() % 64 ? 1.5 : -1.5;
 		default:
 			return gauss() * (look == LOOK_SCALED ? scale : 1);
 	}
@@ -209,7 +212,8 @@ test_bounds(const char *isa)
 {
 	static const char *const looks[LOOK_COUNT] = {
 		"independent", "near the query", "multiples of the query", "denormals", "huge", "of all magnitudes",
-		"each of a magnitude of its own", "zeros", "infinite or NaN", "halfway between F16"
+		"each of a magnitude of its own", "zeros", "infinite or NaN", "halfway between F16",
+		"of one magnitude"
 	};
 	static const size_t lengths[] = {127, 128, 129, 300, 384, 768, 1023, 1025, 2048, 4096};
 	char		name[120];
@@ -226,8 +230,8 @@ test_bounds(const char *isa)
 		result(good, name);
 	}
 	snprintf(name, sizeof(name), "%s: no bound above the value of vectors of 65535 elements", isa);
-	result(check_pairs(isa, 65535, LOOK_GAUSS) && check_pairs(isa, 65535, LOOK_NEAR) && check_pairs(isa, 65535, LOOK_WORST),
-		   name);
+	result(check_pairs(isa, 65535, LOOK_GAUSS) && check_pairs(isa, 65535, LOOK_NEAR) && check_pairs(isa, 65535, LOOK_WORST) &&
+		   check_pairs(isa, 65535, LOOK_LEVEL), name);
 }
 
 /* Rows of all looks against queries of most: batches of every size around those of tiles. */
@@ -471,7 +475,7 @@ test_sums_in_f32(const char *isa)
 static void
 test_encoding(void)
 {
-	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	static const char *const isas[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
 	bool		good = true;
 
 	for (int i = 0; i < 4000; i++)

@@ -88,7 +88,7 @@ finish(void)
 static inline void
 for_each_isa(void (*test) (const char *isa))
 {
-	static const char *const isas[] = {"portable", "avx2", "avx512"};
+	static const char *const isas[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
 
 	for (size_t i = 0; i < LENGTH(isas); i++)
 	{
