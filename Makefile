@@ -72,7 +72,7 @@ NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/c
 ifneq ($(NVCC),)
 DEVICE_BUILD = build/device
 DEVICE_PROGRAM = $(DEVICE_BUILD)/gpuagent_device
-DEVICE_OBJS = $(patsubst %.c,$(DEVICE_BUILD)/%.o,$(notdir $(wildcard cuda/*.c src/math/fingerprint*.c))) \
+DEVICE_OBJS = $(patsubst %.c,$(DEVICE_BUILD)/%.o,$(notdir $(wildcard cuda/*.c src/math/*.c))) \
 	$(patsubst cuda/%.cu,$(DEVICE_BUILD)/%.cu.o,$(wildcard cuda/*.cu))
 DEVICE_FLAGS = -O2 -g -Isrc -Icuda
 CUDA_ARCHITECTURES = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90]

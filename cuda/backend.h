@@ -13,6 +13,7 @@
 
 #include "device/protocol.h"
 #include "math/fingerprint.h"
+#include "math/knn_device.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -88,6 +89,23 @@ extern GaStatus ga_backend_sha256(GaWorker *worker, const char *data, uint64_t n
 /* Pairs of offsets in source and target, in staging memory. */
 extern GaStatus ga_backend_gather_rows(GaWorker *worker, const char *source, char *target, const uint64_t (*pairs)[2],
 									   uint64_t n, uint64_t row_bytes);
+
+/*
+ * One pass over records, all of one storage, metric and dimension, for queries
+ * whose `rows` and `limit` may differ. `counts` and `pairs` get what each finds,
+ * ascending; pairs[i] has room for its limit.
+ */
+typedef struct GaKnnPass
+{
+	const char *records;
+	uint32_t	stride;			/* a multiple of 16 */
+	int			nqueries;
+	const GaKnnDeviceQuery *queries;
+	uint64_t   *counts;
+	GaKnnDevicePair **pairs;
+} GaKnnPass;
+
+extern GaStatus ga_backend_knn(GaWorker *worker, const GaKnnPass *pass);
 
 /* GA_FAULT_STICKY or GA_FAULT_HANG. */
 extern GaStatus ga_backend_fault(GaWorker *worker, GaFault fault);

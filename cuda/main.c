@@ -4,6 +4,8 @@
  */
 #include "server.h"
 
+#include "math/distance.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -180,6 +182,7 @@ set_up_devices(void)
 {
 	char		error[GA_ERROR_LEN] = "";
 
+	ga_math_init();
 	ga_server.ndevices = ga_backend_start(error);
 	if (ga_server.ndevices <= 0)
 	{

@@ -185,6 +185,19 @@ gather_rows(GaRequest *request, GaWorker *worker, GaServerRegion *source)
 }
 
 static GaStatus
+nearest(GaRequest *request, GaWorker *worker, GaServerRegion *region)
+{
+	const char *asked = mapped(request->arg[1], request->arg[2], 1);
+	char	   *out = mapped(request->arg[3], request->arg[4], 1);
+	GaStatus	status;
+
+	if (asked == NULL || out == NULL || request->arg[3] % sizeof(uint64_t) != 0)
+		return invalid(request);
+	status = ga_knn_run(request, worker, region, asked, out);
+	return status == GA_STATUS_INVALID ? invalid(request) : status;
+}
+
+static GaStatus
 create(GaRequest *request, GaWorker *worker)
 {
 	if (request->arg[2] & ~(uint64_t) GA_REGION_IPC)
@@ -251,6 +264,9 @@ run_on_region(GaRequest *request, GaWorker *worker)
 			break;
 		case GA_OP_GATHER_ROWS:
 			status = gather_rows(request, worker, region);
+			break;
+		case GA_OP_KNN:
+			status = nearest(request, worker, region);
 			break;
 		default:
 			status = transfer(request, worker, region);

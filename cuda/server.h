@@ -149,6 +149,11 @@ extern void ga_regions_unhold(GaServerRegion *region);
 /* Looks again whether clients hold regions that were freed; returns whether some still do. */
 extern bool ga_regions_sweep_lost(void);
 
+/* ---- knn.c ---- */
+
+/* A request for nearest rows, at `asked` and to be answered at `out`, both of the sizes that its arguments say; INVALID without words. */
+extern GaStatus ga_knn_run(GaRequest *request, GaWorker *worker, const GaServerRegion *region, const char *asked, char *out);
+
 /* ---- socket.c ---- */
 
 /* Reads what was kept, until START. */

@@ -100,6 +100,17 @@ extern void ga_region_sha256(uint64 region, int device, uint64 nbytes, const uin
 extern void ga_region_gather_rows(int device, uint64 source, uint64 target, const uint64 (*pairs)[2], uint32 n, uint32 row_bytes);
 
 /*
+ * The rows with the smallest lower bounds of their distances to each of
+ * ask->nqueries queries, of a region of a GPU that holds records (protocol.h);
+ * ask->nqueries and flags are otherwise filled in here. `after`, unless NULL, is
+ * an array of one for each query; `queries` their elements, each padded to a
+ * multiple of 8 bytes. pairs: ask->limit for each query, of which counts[i] are
+ * filled in, ascending.
+ */
+extern void ga_region_knn(uint64 region, int device, const GaKnnAsk *ask, const GaKnnDevicePair *after, const void *queries,
+						  GaKnnDevicePair *pairs, uint64 *counts);
+
+/*
  * Lets one client fetch the memory of a GPU region with this token until the time given, or until it is revoked by its
  * name, 16 bytes. A process that does not serve has nothing to revoke: that is no error.
  */

@@ -105,6 +105,13 @@ typedef enum GaOp
 
 	/* arg: GaFault. Only when the process was started with --allow-faults. */
 	GA_OP_FAULT,
+
+	/*
+	 * arg: id, offset of a GaKnnAsk in the mapping, bytes of it with what follows, offset of the answer, bytes of that.
+	 * The rows with the smallest lower bounds of their distances to queries. result[0] = rows gone over, result[1] =
+	 * requests that shared the pass over them.
+	 */
+	GA_OP_KNN,
 	GA_OP_COUNT
 } GaOp;
 
@@ -115,6 +122,45 @@ typedef enum GaFault
 	GA_FAULT_EXIT,				/* _exit(1) at once */
 	GA_FAULT_SLOW				/* the request takes arg[1] microseconds */
 } GaFault;
+
+/*
+ * Nearest rows of a region that holds records as src/math/knn.h has them, one
+ * each `stride` bytes. What follows the GaKnnAsk: with GA_KNN_AFTER a
+ * GaKnnDevicePair for each query, then the queries' elements, each query padded
+ * to a multiple of 8 bytes. The answer has for each query a GaKnnAnswer and room
+ * for `limit` pairs. Pairs are ordered by bound, NaN last, then by tid; `after`
+ * leaves out that pair and those before it.
+ */
+typedef struct GaKnnAsk
+{
+	uint64_t	rows;			/* the first so many of the region */
+	uint32_t	stride;			/* a multiple of 16 */
+	uint32_t	dim;
+	uint8_t		storage;		/* GaKnnStorage */
+	uint8_t		metric;			/* GaMetric */
+	uint8_t		sums;			/* GaKnnSums */
+	uint8_t		dtype;			/* of the queries: F64, F32, F16 or BF16 */
+	uint32_t	nqueries;
+	uint32_t	limit;			/* pairs for each query */
+	uint32_t	flags;			/* GA_KNN_AFTER */
+	uint64_t	reserved[4];
+} GaKnnAsk;						/* 64 bytes */
+
+#define GA_KNN_AFTER 1u
+#define GA_KNN_MAX_LIMIT 16384
+#define GA_KNN_MAX_QUERIES 1024
+
+typedef struct GaKnnDevicePair
+{
+	double		bound;
+	uint64_t	tid;			/* the record's 48 bits: three 16-bit words, the first the highest */
+} GaKnnDevicePair;
+
+typedef struct GaKnnAnswer
+{
+	uint64_t	count;			/* pairs that follow, ascending */
+	uint64_t	reserved;
+} GaKnnAnswer;
 
 #define GA_REGION_IPC 1u		/* legacy memory that cudaIpcOpenMemHandle opens, instead of an exportable fd */
 

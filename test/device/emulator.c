@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "backend.h"
+#include "math/knn.h"
 #include "sha256.h"
 
 #include <errno.h>
@@ -251,6 +252,49 @@ ga_backend_gather_rows(GaWorker *worker, const char *source, char *target, const
 {
 	for (uint64_t i = 0; i < n; i++)
 		memmove(target + pairs[i][1], source + pairs[i][0], row_bytes);
+	return alive(worker);
+}
+
+/* One query over all rows by the kernels of the CPU; false when memory is short. */
+static bool
+nearest(const GaKnnPass *pass, int i)
+{
+	const GaKnnDeviceQuery *query = &pass->queries[i];
+	GaKnnPair  *pairs = malloc(query->limit * sizeof(*pairs));
+	GaKnnPair	after = {query->after_bound, query->after_tid, 0};
+	GaKnnTop	top;
+
+	if (pairs == NULL)
+		return false;
+	ga_knn_top_init(&top, pairs, query->limit, query->has_after ? &after : NULL);
+	for (uint64_t r = 0; r < query->rows; r++)
+	{
+		const GaKnnRow *row = (const GaKnnRow *) (pass->records + r * pass->stride);
+		uint16_t	tid[3];
+		double		bound;
+
+		memcpy(tid, row->tid, sizeof(tid));
+		ga_knn_bounds((const GaKnnQuery *) query->prepared, row, pass->stride, 1, -HUGE_VAL, &bound, NULL);
+		if ((row->flags & GA_KNN_INDEX_FLAGS) == 0)
+			ga_knn_top_push(&top, bound, (uint64_t) tid[0] << 32 | (uint64_t) tid[1] << 16 | tid[2], false);
+	}
+	ga_knn_top_sort(&top, top.count, SIZE_MAX);
+	for (size_t k = 0; k < top.count; k++)
+		pass->pairs[i][k] = (GaKnnDevicePair) {pairs[k].bound, pairs[k].row};
+	pass->counts[i] = top.count;
+	free(pairs);
+	return true;
+}
+
+GaStatus
+ga_backend_knn(GaWorker *worker, const GaKnnPass *pass)
+{
+	for (int i = 0; i < pass->nqueries; i++)
+		if (!nearest(pass, i))
+		{
+			snprintf(worker->error, sizeof(worker->error), "out of memory");
+			return GA_STATUS_FAILED;
+		}
 	return alive(worker);
 }
 

@@ -7,71 +7,13 @@
  *
  * Links with CUDA's backend or with the emulator.
  */
-#include "backend.h"
+#include "programs.h"
 
 #include "../device/sha256.h"
-#include "../unit/unit.h"
 
-#include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
-static GaWorker worker;
 static uint8_t *key;
-
-static double
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
-}
-
-static bool
-good(GaStatus status)
-{
-	return status == GA_STATUS_OK || differ("status %d: %s", status, worker.error);
-}
-
-static void *
-host_memory(size_t n)
-{
-	char		error[GA_ERROR_LEN];
-	void	   *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	if (p == MAP_FAILED || !ga_backend_register(p, n, error))
-	{
-		printf("Bail out! %zu bytes of host memory\n", n);
-		exit(1);
-	}
-	return p;
-}
-
-static void
-fill(uint8_t *p, size_t n)
-{
-	for (size_t i = 0; i + 8 <= n; i += 8)
-	{
-		uint64_t	r = next_random();
-
-		memcpy(p + i, &r, 8);
-	}
-}
-
-static GaBlock
-block_of(uint64_t nbytes)
-{
-	uint64_t	unit = ga_backend_granularity(worker.device);
-	GaBlock		block = {.size = (nbytes + unit - 1) / unit * unit, .fd = -1};
-
-	if (!good(ga_backend_create(&worker, false, &block)))
-	{
-		printf("Bail out! no memory\n");
-		exit(1);
-	}
-	return block;
-}
 
 /* Everything over a region of nbytes. */
 static bool
@@ -207,18 +149,6 @@ test_export(void)
 
 /* ----- speed ----- */
 
-static double started;
-static double best;
-
-/* for (BEST_OF(n)) { work } */
-#define BEST_OF(n) int run_ = (best = 1e9, 0); run_ < (n) && (started = now()) > 0; best = now() - started < best ? now() - started : best, run_++
-
-static void
-say(const char *what, double nbytes)
-{
-	printf("# %-44s %9.3f ms %9.1f GB/s\n", what, best * 1e3, nbytes / best / 1e9);
-}
-
 static void
 bench(double gib)
 {
@@ -284,7 +214,6 @@ bench(double gib)
 int
 main(int argc, char **argv)
 {
-	char		error[GA_ERROR_LEN] = "";
 	uint64_t	most = (40 << 20) + 12345;
 	GaDeviceInfo info = {0};
 	double		gib = 0;
@@ -298,16 +227,8 @@ main(int argc, char **argv)
 	}
 	ga_fingerprint_init();
 	started = now();
-	if (ga_backend_start(error) < 1)
-	{
-		printf("Bail out! no device: %s\n", error);
-		return 1;
-	}
-	key = host_memory((GA_FINGERPRINT_KEY_BYTES + GA_PAGE - 1) / GA_PAGE * GA_PAGE);
-	fill(key, GA_FINGERPRINT_KEY_BYTES);
-	ga_backend_key(key);
+	key = start_backend();
 	ga_backend_info(0, &info);
-	result(good(ga_backend_worker(&worker)), "a worker");
 	printf("# %s, compute %d.%d, %.1f GiB, context %.0f MiB, started in %.0f ms\n", info.name, info.compute_major,
 		   info.compute_minor, (double) info.total_bytes / (1 << 30), (double) info.context_bytes / (1 << 20), (now() - started) * 1e3);
 	test_leaves(most);

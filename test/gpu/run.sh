@@ -2,7 +2,7 @@
 #
 # run.sh - everything that needs an NVIDIA GPU: kernels, the real device process, the suites with gpuagent.device = cuda.
 #
-#	test/gpu/run.sh [PART...]		default: build kernels sanitizer device regress tap python bench
+#	test/gpu/run.sh [PART...]		default: build kernels nearest sanitizer device regress tap python bench
 #
 # Needs nvcc, a GPU and what test/harness/packages.sh asks for; nothing is fetched.  On a bare machine as root, unpack the
 # Debian packages of PostgreSQL first.  Python: build/venv where it is; else the python3 in PATH, with the wheels of the
@@ -13,7 +13,7 @@ set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 OUT=$ROOT/build/gpu
 WHEELS=${GA_WHEELS:-$ROOT/.whl}
-PARTS=(build kernels sanitizer device regress tap python bench)
+PARTS=(build kernels nearest sanitizer device regress tap python bench)
 GIB=${GA_GPU_BENCH_GIB:-10}
 table=()
 passed=0
@@ -25,7 +25,7 @@ say() { printf '== %s (%d s)\n' "$*" "$SECONDS"; }
 add() {
 	passed=$((passed + $2))
 	failed=$((failed + $3))
-	table+=("$(printf '%-12s %5d passed %5d failed  %s' "$1" "$2" "$3" "$4")")
+	table+=("$(printf '%-18s %5d passed %5d failed  %s' "$1" "$2" "$3" "$4")")
 }
 
 # Run a command whose output is TAP: run_tap PART COMMAND...
@@ -36,7 +36,7 @@ run_tap() {
 	good=$(grep -c '^ok\b' "$log")
 	bad=$(grep -c '^not ok\b' "$log")
 	if [ "$status" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
-	grep '^# ' "$log" | head -n 40
+	grep '^# ' "$log" | head -n 80
 	if [ "$bad" != 0 ]; then grep -v '^ok\b' "$log" | tail -n 40; fi
 	add "$part" "$good" "$bad" "$((SECONDS - start)) s, status $status"
 }
@@ -104,14 +104,18 @@ part_build() {
 
 part_kernels() { run_tap kernels "$ROOT/build/device/kernels" --bench "$GIB"; }
 
+part_nearest() { run_tap nearest "$ROOT/build/device/nearest" --bench "${GA_GPU_BENCH_ROWS:-1000000}"; }
+
 part_sanitizer() {
-	local tool
+	local tool program
 	if ! command -v compute-sanitizer >/dev/null; then
 		add sanitizer 0 1 "compute-sanitizer is not in PATH"
 		return
 	fi
-	for tool in memcheck racecheck; do
-		run_tap "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$ROOT/build/device/kernels" --small
+	for program in kernels nearest; do
+		for tool in memcheck racecheck; do
+			run_tap "$tool-$program" compute-sanitizer --tool "$tool" --error-exitcode 9 "$ROOT/build/device/$program" --small
+		done
 	done
 }
 

@@ -1,0 +1,298 @@
+/*
+ * knn.cu
+ *		Nearest rows with CUDA: queries go over the rows by groups, keys of all rows
+ *		first, then the selection; what is found is sorted here.
+ */
+#include "knn.cuh"
+
+#include <algorithm>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Keys of so many bytes at most, but for a single query. */
+#define KEYS_BYTES (UINT64_C(1) << 30)
+
+/* Parts of a group's memory on the device; offsets are multiples of 256. */
+typedef struct Layout
+{
+	size_t		after;
+	size_t		values;
+	size_t		uploaded;		/* queries, after and values: bytes */
+	size_t		selections;
+	size_t		bins;
+	size_t		zeroed;			/* end of selections and bins */
+	size_t		candidates;
+	size_t		keys;
+	size_t		total;
+} Layout;
+
+static size_t
+aligned(size_t nbytes)
+{
+	return (nbytes + 255) / 256 * 256;
+}
+
+/* Floats from one query's values to the next: zeros for what is before the elements, and up to whole chunks behind them. */
+static uint32_t
+pitch_of(uint32_t dim)
+{
+	return (4 + dim + 15) / 16 * 16 + 16;
+}
+
+static Layout
+lay_out(uint32_t nqueries, uint32_t dim, uint64_t rows)
+{
+	Layout		l;
+
+	l.after = aligned(GA_KNN_SHARE * sizeof(GaKnnDeviceQuery));
+	l.values = l.after + aligned(GA_KNN_SHARE * 2 * sizeof(GaKey));
+	l.uploaded = l.values + aligned((size_t) GA_KNN_SHARE * pitch_of(dim) * sizeof(float));
+	l.selections = l.uploaded;
+	l.bins = l.selections + aligned(nqueries * sizeof(GaKnnSelection));
+	l.zeroed = l.bins + nqueries * GA_KNN_BINS * sizeof(unsigned int);
+	l.candidates = l.zeroed;
+	l.keys = l.candidates + (size_t) nqueries * GA_KNN_CANDIDATES * sizeof(GaKnnCandidate);
+	l.total = l.keys + (size_t) nqueries * rows * sizeof(GaKey);
+	return l;
+}
+
+/* Queries [first, first + n) of a pass and their memory. */
+typedef struct Group
+{
+	GaWorker   *worker;
+	const GaKnnPass *pass;
+	int			first;
+	uint32_t	n;
+	GaKnnSpace	space;
+	Layout		layout;
+	char	   *scratch;
+	char	   *staging;		/* what is uploaded; then what is fetched */
+} Group;
+
+static const GaKnnDeviceQuery *
+query_of(const Group *group, uint32_t i)
+{
+	return &group->pass->queries[group->first + (int) (i < group->n ? i : 0)];
+}
+
+/* Writes queries, after and values; the room of those that the group lacks has the first one's. */
+static void
+fill_upload(const Group *group, uint32_t dim)
+{
+	GaKnnDeviceQuery *queries = (GaKnnDeviceQuery *) group->staging;
+	GaKey	   *after = (GaKey *) (group->staging + group->layout.after);
+	float	   *values = (float *) (group->staging + group->layout.values);
+	uint32_t	before = query_of(group, 0)->storage == GA_DEVICE_INT8 ? 4 : 0;
+
+	memset(group->staging, 0, group->layout.uploaded);
+	for (uint32_t i = 0; i < GA_KNN_SHARE; i++)
+	{
+		queries[i] = *query_of(group, i);
+		after[2 * i] = ga_knn_key(queries[i].after_bound);
+		after[2 * i + 1] = queries[i].after_tid;
+		memcpy(values + i * pitch_of(dim) + before, queries[i].values, dim * sizeof(float));
+	}
+}
+
+/* What the kernels of the group need; false with a status when memory is short. */
+static bool
+prepare(Group *group, GaStatus *status)
+{
+	const GaKnnPass *pass = group->pass;
+	uint32_t	dim = pass->queries[group->first].dim;
+	uint64_t	rows = 0;
+	size_t		fetched = group->n * (sizeof(GaKnnSelection) + GA_KNN_FETCHED * sizeof(GaKnnCandidate));
+
+	for (uint32_t i = 0; i < group->n; i++)
+		rows = std::max(rows, query_of(group, i)->rows);
+	group->layout = lay_out(group->n, dim, rows);
+	*status = GA_STATUS_FAILED;
+	group->scratch = ga_cuda_scratch(group->worker, group->layout.total);
+	if (group->scratch == NULL)
+		return false;
+	group->staging = (char *) ga_backend_staging(group->worker, std::max(group->layout.uploaded, fetched));
+	if (group->staging == NULL)
+		return false;
+	fill_upload(group, dim);
+	group->space.records = pass->records;
+	group->space.stride = pass->stride;
+	group->space.rows = rows;
+	group->space.nqueries = group->n;
+	group->space.pitch = pitch_of(dim);
+	group->space.queries = (const GaKnnDeviceQuery *) group->scratch;
+	group->space.after = (const GaKey *) (group->scratch + group->layout.after);
+	group->space.values = (const float *) (group->scratch + group->layout.values);
+	group->space.selections = (GaKnnSelection *) (group->scratch + group->layout.selections);
+	group->space.bins = (unsigned int *) (group->scratch + group->layout.bins);
+	group->space.candidates = (GaKnnCandidate *) (group->scratch + group->layout.candidates);
+	group->space.keys = (GaKey *) (group->scratch + group->layout.keys);
+	return true;
+}
+
+static GaStatus
+launch(Group *group)
+{
+	cudaStream_t stream = ga_cuda(group->worker)->stream;
+	int			multiprocessors = ga_cuda_multiprocessors[group->worker->device];
+	const GaKnnDeviceQuery *query = query_of(group, 0);
+	GaKnnSelection *selections = (GaKnnSelection *) group->staging;
+	cudaError_t error;
+
+	error = cudaMemcpyAsync(group->scratch, group->staging, group->layout.uploaded, cudaMemcpyHostToDevice, stream);
+	if (error == cudaSuccess)
+		error = cudaMemsetAsync(group->scratch + group->layout.selections, 0,
+								group->layout.zeroed - group->layout.selections, stream);
+	/* The least of no key at all is the greatest number. */
+	if (error == cudaSuccess)
+		error = cudaMemset2DAsync(group->space.selections, sizeof(GaKnnSelection), 0xff, sizeof(GaKey), group->n, stream);
+	if (error != cudaSuccess)
+		return ga_cuda_check(group->worker, error, "upload of queries");
+	ga_knn_launch_scores(&group->space, query->metric, query->storage, query->dim, multiprocessors, stream);
+	ga_knn_launch_select(&group->space, multiprocessors, stream);
+	error = cudaMemcpyAsync(selections, group->space.selections, group->n * sizeof(GaKnnSelection), cudaMemcpyDeviceToHost, stream);
+	if (error == cudaSuccess)
+		error = cudaMemcpy2DAsync(selections + group->n, GA_KNN_FETCHED * sizeof(GaKnnCandidate), group->space.candidates,
+								  GA_KNN_CANDIDATES * sizeof(GaKnnCandidate), GA_KNN_FETCHED * sizeof(GaKnnCandidate),
+								  group->n, cudaMemcpyDeviceToHost, stream);
+	if (error != cudaSuccess)
+		return ga_cuda_check(group->worker, error, "download of what was found");
+	return ga_cuda_finish(group->worker, "nearest rows");
+}
+
+/* Copies of device memory to the host, now. */
+static GaStatus
+fetch(Group *group, void *to, const void *from, size_t nbytes)
+{
+	cudaError_t error = cudaMemcpyAsync(to, from, nbytes, cudaMemcpyDeviceToHost, ga_cuda(group->worker)->stream);
+
+	if (error != cudaSuccess)
+		return ga_cuda_check(group->worker, error, "download of what was found");
+	return ga_cuda_finish(group->worker, "nearest rows");
+}
+
+/*
+ * Divides the bin again and again until what lies up to its end are candidates that there is room for, and collects
+ * them. Each division leaves a 4096th of the range, so twelve are enough for keys and tids.
+ */
+static GaStatus
+refine(Group *group, uint32_t i, GaKnnSelection *selection)
+{
+	cudaStream_t stream = ga_cuda(group->worker)->stream;
+	int			multiprocessors = ga_cuda_multiprocessors[group->worker->device];
+	GaKey		wanted = query_of(group, i)->limit;
+	GaKey		taken = 0;
+	bool		ties = false;
+	GaKey		key = 0;
+	GaStatus	status = GA_STATUS_OK;
+
+	while (taken + selection->below + selection->inside > GA_KNN_CANDIDATES && status == GA_STATUS_OK)
+	{
+		wanted -= selection->below;
+		taken += selection->below;
+		if (!ties && selection->low == selection->high)
+		{
+			ties = true;
+			key = selection->low;
+			selection->low = 0;
+			selection->high = (GaKey) 1 << 48;
+			cudaMemcpyAsync(&group->space.selections[i].low, &selection->low, 2 * sizeof(GaKey), cudaMemcpyHostToDevice, stream);
+		}
+		ga_knn_launch_refine(&group->space, i, wanted, ties, key, multiprocessors, stream);
+		status = fetch(group, selection, &group->space.selections[i], sizeof(*selection));
+	}
+	if (status != GA_STATUS_OK)
+		return status;
+	ga_knn_launch_collect(&group->space, i, ties ? key : selection->high, ties ? selection->high : ~(GaKey) 0, multiprocessors,
+						  stream);
+	return fetch(group, selection, &group->space.selections[i], sizeof(*selection));
+}
+
+static bool
+comes_before(const GaKnnCandidate &a, const GaKnnCandidate &b)
+{
+	return a.key < b.key || (a.key == b.key && a.tid < b.tid);
+}
+
+/* Sorts the candidates and writes as many as are wanted. */
+static void
+answer(const Group *group, uint32_t i, GaKnnCandidate *candidates, GaKey found)
+{
+	const GaKnnPass *pass = group->pass;
+	int			number = group->first + (int) i;
+	GaKey		count = std::min(found, (GaKey) pass->queries[number].limit);
+
+	std::partial_sort(candidates, candidates + count, candidates + found, comes_before);
+	for (GaKey k = 0; k < count; k++)
+	{
+		pass->pairs[number][k].bound = ga_knn_bound_of(candidates[k].key);
+		pass->pairs[number][k].tid = candidates[k].tid;
+	}
+	pass->counts[number] = count;
+}
+
+/* Takes what a query found, in the memory that was fetched; `selections` and `fetched` are what was fetched of all. */
+static GaStatus
+take(Group *group, uint32_t i, GaKnnSelection *selections, GaKnnCandidate *fetched)
+{
+	GaKnnSelection *selection = &selections[i];
+	GaKnnCandidate *candidates;
+	GaStatus	status = GA_STATUS_OK;
+
+	if (selection->found <= GA_KNN_FETCHED)
+	{
+		answer(group, i, fetched + (size_t) i * GA_KNN_FETCHED, selection->found);
+		return GA_STATUS_OK;
+	}
+	if (selection->found > GA_KNN_CANDIDATES)
+		status = refine(group, i, selection);
+	if (status != GA_STATUS_OK)
+		return status;
+	selection->found = std::min(selection->found, (GaKey) GA_KNN_CANDIDATES);
+	candidates = (GaKnnCandidate *) malloc(selection->found * sizeof(GaKnnCandidate));
+	if (candidates == NULL)
+	{
+		snprintf(group->worker->error, sizeof(group->worker->error), "out of memory");
+		return GA_STATUS_FAILED;
+	}
+	status = fetch(group, candidates, group->space.candidates + (size_t) i * GA_KNN_CANDIDATES,
+				   selection->found * sizeof(GaKnnCandidate));
+	if (status == GA_STATUS_OK)
+		answer(group, i, candidates, selection->found);
+	free(candidates);
+	return status;
+}
+
+static GaStatus
+run_group(Group *group)
+{
+	GaStatus	status;
+
+	if (!prepare(group, &status))
+		return status;
+	status = launch(group);
+	for (uint32_t i = 0; i < group->n && status == GA_STATUS_OK; i++)
+		status = take(group, i, (GaKnnSelection *) group->staging,
+					  (GaKnnCandidate *) ((GaKnnSelection *) group->staging + group->n));
+	return status;
+}
+
+GaStatus
+ga_backend_knn(GaWorker *worker, const GaKnnPass *pass)
+{
+	GaStatus	status = GA_STATUS_OK;
+
+	for (int first = 0; first < pass->nqueries && status == GA_STATUS_OK;)
+	{
+		uint64_t	by_keys = KEYS_BYTES / sizeof(GaKey) / std::max(pass->queries[first].rows, UINT64_C(1));
+		Group		group = {};
+
+		group.worker = worker;
+		group.pass = pass;
+		group.first = first;
+		group.n = (uint32_t) std::min({(uint64_t) (pass->nqueries - first), (uint64_t) GA_KNN_SHARE, std::max(by_keys, UINT64_C(1))});
+		first += (int) group.n;
+		status = run_group(&group);
+	}
+	return status;
+}
