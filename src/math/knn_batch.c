@@ -12,6 +12,10 @@
  */
 #include "knn_impl.h"
 
+/* Queries that rows are widened for at a time, and the elements of a row that are. */
+#define GROUP (8 * GA_KNN_TILE_QUERIES)
+#define SLICE 512
+
 /* Rows of which some are left to ga_knn_bound_row(). */
 typedef struct Chunk
 {
@@ -111,13 +115,25 @@ how_to_finish(const GaKnnQuery *query)
 	return how;
 }
 
+/* The elements of the rows of a tile, from row i of the chunk on. */
 static void
-multiply_tile(const GaKnnQuery *const *queries, const char *const *rows, double (*sums)[GA_KNN_TILE_ROWS])
+tile_rows(const Chunk *chunk, int i, GaKnnStorage storage, const char **rows)
+{
+	for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+		rows[r] = ga_knn_elements(storage, chunk->row[i + r]);
+}
+
+/* Products of the rows and queries of one tile. */
+static void
+multiply_tile(const Chunk *chunk, int i, const GaKnnQuery *const *queries, double (*products)[GA_KNN_TERMS])
 {
 	GaKnnStorage storage = queries[0]->storage;
+	const char *rows[GA_KNN_TILE_ROWS];
 	const float *values[GA_KNN_TILE_QUERIES];
 	const int16_t *codes[GA_KNN_TILE_QUERIES];
+	double		sums[GA_KNN_TILE_QUERIES][GA_KNN_TILE_ROWS];
 
+	tile_rows(chunk, i, storage, rows);
 	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
 	{
 		values[q] = queries[q]->values;
@@ -127,23 +143,56 @@ multiply_tile(const GaKnnQuery *const *queries, const char *const *rows, double 
 		ga_knn_bytes->tile((const int8_t *const *) rows, codes, queries[0]->dim, sums);
 	else
 		ga_knn_kernels->tile[storage] (rows, values, queries[0]->dim, sums);
+	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+		memcpy(products[q] + i, sums[q], sizeof(sums[q]));
 }
 
-/* Products of a chunk's rows and GA_KNN_TILE_QUERIES queries, of which the last may be repeated. */
+/* Products of a tile's rows of F16 and all queries: a slice of the rows is widened once, and serves them all. */
 static void
-multiply(const Chunk *chunk, const GaKnnQuery *const *queries, double (*products)[GA_KNN_TERMS])
+multiply_widened(const Chunk *chunk, int i, const GaKnnQuery *const *queries, int nq, double (*products)[GA_KNN_TERMS])
 {
-	for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
+	float		wide[GA_KNN_TILE_ROWS][SLICE];
+	const char *wide_rows[GA_KNN_TILE_ROWS];
+	const char *rows[GA_KNN_TILE_ROWS];
+	size_t		dim = queries[0]->dim;
+
+	tile_rows(chunk, i, GA_KNN_F16, rows);
+	for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+		wide_rows[r] = (const char *) wide[r];
+	for (size_t start = 0; start < dim; start += SLICE)
 	{
-		const char *rows[GA_KNN_TILE_ROWS];
-		double		sums[GA_KNN_TILE_QUERIES][GA_KNN_TILE_ROWS];
+		size_t		n = dim - start < SLICE ? dim - start : SLICE;
 
 		for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
-			rows[r] = ga_knn_elements(queries[0]->storage, chunk->row[i + r]);
-		multiply_tile(queries, rows, sums);
-		for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
-			memcpy(products[q] + i, sums[q], sizeof(sums[q]));
+			ga_knn_kernels->widen_half((const uint16_t *) rows[r] + start, n, wide[r]);
+		for (int first = 0; first < nq; first += GA_KNN_TILE_QUERIES)
+		{
+			const float *values[GA_KNN_TILE_QUERIES];
+			double		sums[GA_KNN_TILE_QUERIES][GA_KNN_TILE_ROWS];
+
+			for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+				values[q] = queries[first + q]->values + start;
+			ga_knn_kernels->tile[GA_KNN_F32] (wide_rows, values, n, sums);
+			for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+				for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
+					products[first + q][i + r] += sums[q][r];
+		}
 	}
+}
+
+/* Products of a chunk's rows and nq queries, a multiple of GA_KNN_TILE_QUERIES; products are zeros before. */
+static void
+multiply(const Chunk *chunk, const GaKnnQuery *const *queries, int nq, double (*products)[GA_KNN_TERMS])
+{
+	if (queries[0]->storage == GA_KNN_F16 && ga_knn_kernels->widen_half != NULL)
+	{
+		for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
+			multiply_widened(chunk, i, queries, nq, products);
+		return;
+	}
+	for (int first = 0; first < nq; first += GA_KNN_TILE_QUERIES)
+		for (int i = 0; i < chunk->n; i += GA_KNN_TILE_ROWS)
+			multiply_tile(chunk, i, queries + first, products + first);
 }
 
 static void
@@ -156,16 +205,18 @@ bound_odd(const GaKnnQuery *query, const Chunk *chunk, bool all, double *bounds)
 			bounds[i] = ga_knn_bound_row(query, chunk->row[i], -HUGE_VAL, &exact);
 }
 
-/* Up to GA_KNN_TILE_QUERIES queries, all of them for tiles. */
+/* Up to GROUP queries, all of them for tiles, the last of which may repeat a query. */
 static void
-bound_tile(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double *const *bounds)
+bound_group(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double *const *bounds)
 {
-	const GaKnnQuery *padded[GA_KNN_TILE_QUERIES];
-	double		products[GA_KNN_TILE_QUERIES][GA_KNN_TERMS] = {{0}};
+	const GaKnnQuery *padded[GROUP] = {queries[0]};
+	double		products[GROUP][GA_KNN_TERMS];
+	int			count = (nq + GA_KNN_TILE_QUERIES - 1) / GA_KNN_TILE_QUERIES * GA_KNN_TILE_QUERIES;
 
-	for (int q = 0; q < GA_KNN_TILE_QUERIES; q++)
+	memset(products, 0, (size_t) count * sizeof(products[0]));
+	for (int q = 0; q < count; q++)
 		padded[q] = queries[q < nq ? q : nq - 1];
-	multiply(chunk, padded, products);
+	multiply(chunk, padded, count, products);
 	for (int q = 0; q < nq; q++)
 	{
 		GaKnnFinish how = how_to_finish(queries[q]);
@@ -180,8 +231,8 @@ bound_tile(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double 
 static void
 bound_chunk(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double *bounds, int n)
 {
-	const GaKnnQuery *some[GA_KNN_TILE_QUERIES];
-	double	   *to[GA_KNN_TILE_QUERIES];
+	const GaKnnQuery *some[GROUP];
+	double	   *to[GROUP];
 	int			count = 0;
 
 	for (int q = 0; q < nq; q++)
@@ -193,14 +244,14 @@ bound_chunk(const GaKnnQuery *const *queries, int nq, const Chunk *chunk, double
 		}
 		some[count] = queries[q];
 		to[count++] = bounds + (size_t) q * n;
-		if (count == GA_KNN_TILE_QUERIES)
+		if (count == GROUP)
 		{
-			bound_tile(some, count, chunk, to);
+			bound_group(some, count, chunk, to);
 			count = 0;
 		}
 	}
 	if (count > 0)
-		bound_tile(some, count, chunk, to);
+		bound_group(some, count, chunk, to);
 }
 
 void

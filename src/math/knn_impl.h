@@ -131,6 +131,9 @@ typedef struct GaKnnKernels
 	GaKnnKernel sum[3][3];		/* by GaKnnStorage and GaKnnSum; of int8 for L1 only */
 	GaKnnTile	tile[2];		/* by GaKnnStorage */
 
+	/* Unless NULL: rows of F16 are to be widened for tile[GA_KNN_F32], and there is no other. */
+	void		(*widen_half) (const uint16_t *p, size_t n, float *out);
+
 	/* Of GA_KNN_TERMS products makes bounds. */
 	void		(*finish) (const GaKnnTerms *terms, const GaKnnFinish *how, double *bounds);
 

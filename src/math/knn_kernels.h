@@ -97,7 +97,12 @@ DEFINE_SUM(INT8, L1)
 
 KERNEL_TABLE = {
 	.sum = {SUMS(F32), SUMS(F16), [GA_KNN_INT8] = {[GA_KNN_SUM_L1] = sum_INT8_L1}},
-	.tile = {[GA_KNN_F32] = tile_F32, [GA_KNN_F16] = tile_F16},
+	.tile[GA_KNN_F32] = tile_F32,
+#ifdef WIDEN_FIRST
+	.widen_half = widen_half,
+#else
+	.tile[GA_KNN_F16] = tile_F16,
+#endif
 	.finish = finish,
 	.largest = largest,
 	.store_half = store_half,

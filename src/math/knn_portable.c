@@ -1,66 +1,102 @@
 /*
  * knn_portable.c
- *		Nearest-neighbour kernels without instructions of their own.
+ *		Nearest-neighbour kernels without instructions of their own: vectors of four
+ *		floats, which GCC and clang make of what there is.
  */
 #include "knn_impl.h"
 
 #define TARGET
-#define WIDTH 1
-#define VECTORS 16
-#define SEGMENT 128
-#define TILE_PART 6
+#define WIDTH 4
+#define VECTORS 4
+#define SEGMENT 256
+#define TILE_PART 2
+#define WIDEN_FIRST
 #define DOUBLES 1
 #define KERNEL_TABLE const GaKnnKernels ga_knn_kernels_portable
 
-typedef float Vec;
+typedef float Vec __attribute__((vector_size(16)));
+typedef uint32_t Bits __attribute__((vector_size(16)));
+typedef int32_t Ints __attribute__((vector_size(16)));
+typedef uint16_t Halves __attribute__((vector_size(8)));
 typedef double Wide;
 
 static GA_FORCE_INLINE Vec
 vec_zero(void)
 {
-	return 0.0f;
+	return (Vec) {0};
 }
 
 static GA_FORCE_INLINE Vec
 vec_set(float x)
 {
-	return x;
-}
-
-static GA_FORCE_INLINE Vec
-vec_half(const uint16_t *p)
-{
-	return ga_widen_half(*p);
-}
-
-static GA_FORCE_INLINE Vec
-vec_half_some(const uint16_t *p, size_t n)
-{
-	return n > 0 ? ga_widen_half(*p) : 0.0f;
+	return (Vec) {x, x, x, x};
 }
 
 static GA_FORCE_INLINE Vec
 vec_load(const float *p)
 {
-	return *p;
+	Vec			x;
+
+	memcpy(&x, p, sizeof(x));
+	return x;
 }
 
-static GA_FORCE_INLINE Vec
-vec_load_some(const float *p, size_t n)
+static GA_FORCE_INLINE void
+vec_save(float *p, Vec x)
 {
-	return n > 0 ? *p : 0.0f;
+	memcpy(p, &x, sizeof(x));
+}
+
+/* As ga_widen_half(), but that a NaN may stay signalling. */
+static GA_FORCE_INLINE Vec
+vec_half(const uint16_t *p)
+{
+	Halves		halves;
+	Bits		bits;
+	Bits		sign;
+	Bits		magnitude;
+
+	memcpy(&halves, p, sizeof(halves));
+	bits = __builtin_convertvector(halves, Bits);
+	magnitude = bits & 0x7fff;
+	sign = (bits ^ magnitude) << 16;
+	bits = (Bits) ((Vec) (magnitude << 13) * 0x1p112f);
+	return (Vec) (bits | ((Bits) (magnitude >= 0x7c00) & 0x7f800000) | sign);
 }
 
 static GA_FORCE_INLINE Vec
 vec_byte(const int8_t *p)
 {
-	return *p;
+	Ints		ints = {p[0], p[1], p[2], p[3]};
+
+	return __builtin_convertvector(ints, Vec);
+}
+
+static GA_FORCE_INLINE Vec
+vec_load_some(const float *p, size_t n)
+{
+	float		some[WIDTH] = {0};
+
+	memcpy(some, p, n * sizeof(*p));
+	return vec_load(some);
+}
+
+static GA_FORCE_INLINE Vec
+vec_half_some(const uint16_t *p, size_t n)
+{
+	uint16_t	some[WIDTH] = {0};
+
+	memcpy(some, p, n * sizeof(*p));
+	return vec_half(some);
 }
 
 static GA_FORCE_INLINE Vec
 vec_byte_some(const int8_t *p, size_t n)
 {
-	return n > 0 ? *p : 0.0f;
+	int8_t		some[WIDTH] = {0};
+
+	memcpy(some, p, n);
+	return vec_byte(some);
 }
 
 static GA_FORCE_INLINE Vec
@@ -72,7 +108,7 @@ vec_add(Vec x, Vec y)
 static GA_FORCE_INLINE Vec
 vec_abs(Vec x)
 {
-	return fabsf(x);
+	return (Vec) ((Bits) x & 0x7fffffff);
 }
 
 static GA_FORCE_INLINE Vec
@@ -88,15 +124,15 @@ vec_fms(Vec x, Vec y, Vec z)
 }
 
 static GA_FORCE_INLINE double
+fold(Vec x)
+{
+	return (x[0] + x[2]) + (x[1] + x[3]);
+}
+
+static GA_FORCE_INLINE double
 vec_reduce(const Vec *acc)
 {
-	Vec			lane[VECTORS];
-
-	memcpy(lane, acc, sizeof(lane));
-	for (int half = VECTORS / 2; half > 0; half /= 2)
-		for (int i = 0; i < half; i++)
-			lane[i] += lane[i + half];
-	return lane[0];
+	return fold((acc[0] + acc[2]) + (acc[1] + acc[3]));
 }
 
 static GA_FORCE_INLINE Wide
@@ -179,7 +215,7 @@ static GA_FORCE_INLINE void
 vec_reduce_rows(const Vec *acc, double *sums)
 {
 	for (int r = 0; r < GA_KNN_TILE_ROWS; r++)
-		sums[r] += acc[r];
+		sums[r] += fold(acc[r]);
 }
 
 #include "knn_tile.h"
