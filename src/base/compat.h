@@ -151,4 +151,13 @@
 #define ga_count_search(scan) ((void) 0)
 #endif
 
+/* Connections of logical replication; 16 asks whether a password is needed, 17 whether it is for replication at all. */
+#if PG_VERSION_NUM >= 170000
+#define ga_walrcv_connect(conninfo, name, err) walrcv_connect((conninfo), true, true, false, (name), (err))
+#elif PG_VERSION_NUM >= 160000
+#define ga_walrcv_connect(conninfo, name, err) walrcv_connect((conninfo), true, false, (name), (err))
+#else
+#define ga_walrcv_connect(conninfo, name, err) walrcv_connect((conninfo), true, (name), (err))
+#endif
+
 #endif							/* GA_COMPAT_H */

@@ -62,6 +62,10 @@ int			ga_max_databases = 8;
 int			ga_max_jobs = 2;
 int			ga_job_nice = 19;
 int			ga_io_rate_limit = 0;
+bool		ga_enable_agent_sync = true;
+bool		ga_enable_config_sync = true;
+bool		ga_enable_weight_sync = true;
+int			ga_peer_sync_interval = 30;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
@@ -214,6 +218,27 @@ define_collect_settings(void)
 }
 
 static void
+define_peer_settings(void)
+{
+	DefineCustomBoolVariable("gpuagent.enable_agent_sync",
+							 "Agents that are written here become facts for peers.",
+							 "Without peers it means nothing, and costs nothing.",
+							 &ga_enable_agent_sync, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.enable_config_sync",
+							 "Configurations of experts that are written here become facts for peers.",
+							 "Without peers it means nothing, and costs nothing.",
+							 &ga_enable_config_sync, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("gpuagent.enable_weight_sync",
+							 "Weights that are written here become facts for peers, with their contents.",
+							 "Without peers it means nothing, and costs nothing.",
+							 &ga_enable_weight_sync, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.peer_sync_interval",
+							"How often tables are brought to what facts say without being told that some arrived.",
+							"What arrives is followed at once.",
+							&ga_peer_sync_interval, 30, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static void
 define_worker_settings(GucContext server)
 {
 	DefineCustomIntVariable("gpuagent.max_databases",
@@ -279,6 +304,7 @@ ga_guc_init(void)
 	define_device_settings(server);
 	define_worker_settings(server);
 	define_collect_settings();
+	define_peer_settings();
 	MarkGUCPrefixReserved("gpuagent");
 }
 

@@ -41,6 +41,7 @@ typedef struct WorkerSlot
 	bool		stop;
 	bool		hurry;
 	bool		look_again;
+	bool		facts;			/* of peers arrived */
 	GaFinding	finding;
 	int64		job;			/* that it runs; 0: none */
 	bool		cancel;			/* that job */
@@ -366,6 +367,18 @@ ga_worker_look_again(void)
 }
 
 bool
+ga_worker_take_facts(void)
+{
+	bool		result;
+
+	LWLockAcquire(table_lock, LW_EXCLUSIVE);
+	result = table->slots[my_slot].facts;
+	table->slots[my_slot].facts = false;
+	LWLockRelease(table_lock);
+	return result;
+}
+
+bool
 ga_worker_hurry(void)
 {
 	return table->slots[my_slot].hurry;
@@ -501,20 +514,36 @@ ga_workers_notice(Oid database)
 	LWLockRelease(table_lock);
 }
 
-void
-ga_workers_wake(Oid database)
+static void
+wake_maintenance(Oid database, bool facts)
 {
 	if (table == NULL)
 		return;
-	LWLockAcquire(table_lock, LW_SHARED);
+	LWLockAcquire(table_lock, facts ? LW_EXCLUSIVE : LW_SHARED);
 	for (int i = 0; i < table->nslots; i++)
 	{
 		WorkerSlot *slot = &table->slots[i];
 
 		if (slot->state == SLOT_RUNNING && slot->kind == GA_WORKER_MAINTENANCE && slot->database == database)
+		{
+			if (facts)
+				slot->facts = true;
 			SetLatch(&slot->proc->procLatch);
+		}
 	}
 	LWLockRelease(table_lock);
+}
+
+void
+ga_workers_wake(Oid database)
+{
+	wake_maintenance(database, false);
+}
+
+void
+ga_workers_notify_facts(Oid database)
+{
+	wake_maintenance(database, true);
 }
 
 void

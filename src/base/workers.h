@@ -91,6 +91,9 @@ extern bool ga_worker_attach(Datum argument, Oid *database);
 extern void ga_worker_leave(GaFinding finding);
 extern bool ga_worker_look_again(void);
 
+/* True once after facts of peers were taken in. */
+extern bool ga_worker_take_facts(void);
+
 /* True when somebody wants the database for itself: go at once. */
 extern bool ga_worker_hurry(void);
 
@@ -126,6 +129,9 @@ extern void ga_workers_notice(Oid database);
  * there is something to do that was not there before, as a region with autosync.
  */
 extern void ga_workers_wake(Oid database);
+
+/* Facts of peers were taken in, and that is committed. The worker takes the note with ga_worker_take_facts(). */
+extern void ga_workers_notify_facts(Oid database);
 
 /* Jobs were queued, and that is committed: one more worker looks for them, if there may be one. */
 extern void ga_workers_queue(Oid database);

@@ -133,7 +133,7 @@ ga_merge(GaStrategy strategy, GaFact *facts, int n)
 		{
 			GaFact	   *parent = find_fact(facts, n, &facts[i].parents[p]);
 
-			if (parent != NULL && parent->hlc < facts[i].hlc)
+			if (parent != NULL && ga_fact_compare(GA_LATEST_TIMESTAMP, parent, &facts[i]) < 0)
 				parent->superseded = true;
 		}
 	for (int i = 0; i < n; i++)

@@ -9,13 +9,16 @@
  * in any order, some of them more than once, until all have the same set. So
  * everything here is a function of the set:
  *
- *	- a fact is superseded when a fact of the key with a greater clock names it as
- *	  a parent, and a head otherwise. Several heads are a conflict: writes that
- *	  did not know of each other;
+ *	- a fact is superseded when a later fact of the key (by clock, origin, number)
+ *	  names it as a parent, and a head otherwise. Several heads are a conflict:
+ *	  writes that did not know of each other;
  *	- the winner is the head that is last in the total order of the strategy.
  *
  * The union of sets is commutative, associative and idempotent, and so is what is
  * computed from it. Clocks decide which write wins, never whether nodes agree.
+ *
+ * All facts of a transaction have one time, so that of two transactions that write
+ * the same keys at once, such as the layers of a model, one wins all of them.
  */
 #ifndef GA_MERGE_H
 #define GA_MERGE_H
@@ -79,7 +82,7 @@ extern int	ga_fact_compare(GaStrategy strategy, const GaFact *a, const GaFact *b
  * once), and returns the position of the winner; -1 for no facts.
  *
  * Who remembers the heads of a set need not come with all of it when facts arrive: with the heads, the new facts, and
- * all facts whose clock is not below the least of these. What is left out is superseded, and supersedes none of them.
+ * all facts whose time is not below the least of these. What is left out is superseded, and supersedes none of them.
  */
 extern int	ga_merge(GaStrategy strategy, GaFact *facts, int n);
 

@@ -9,6 +9,7 @@
 #include "device/region.h"
 #include "miscadmin.h"
 #include "store/collect.h"
+#include "sync/sync.h"
 #include "worker/worker.h"
 
 #define MINUTE 60000
@@ -82,6 +83,7 @@ const GaTask ga_tasks[] = {
 	{.function = "maintain_exports", .tables = {"checkpoint"}, .interval = exports_interval, .wanted = has_tree},
 	{.function = "collect", .tables = {"swarm_version", "weight_version", "checkpoint_item"},
 	.interval = ga_collect_pause, .wanted = ga_collect_wanted},
+	{.function = "follow_peers", .tables = {"agent", "expert", "weight_version"}, .interval = ga_sync_pause, .wanted = ga_sync_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true, .wanted = has_tree},
 };

@@ -75,6 +75,7 @@ SELECT call, outcome FROM tried
 WHERE outcome !~ '^(ZZ000|0A000|21000|22...|40001|42501|42601|42704|42710|42809|42846|42P..|54000|55000|58P0[12])'
     AND NOT (call LIKE '%gpuagent_store.%' AND outcome ~ '^(23|XX001)') AND NOT (call LIKE '%import_safetensors%' AND outcome LIKE 'XX001%')
     AND NOT (call LIKE '%knowledge_graph%' AND outcome LIKE '23503%') AND NOT (call LIKE '%store_edges%' AND outcome LIKE '23503%')
+    AND NOT (call ~ '(add|ask)_peer' AND outcome LIKE '08001%')
     AND NOT (call LIKE '%require_space%' AND outcome LIKE '53100%')
     AND NOT (call LIKE '%create_checkpoint(export%') AND NOT (call LIKE '%run_on_snapshot%') AND NOT (call ~ '(real|text)\[\]' AND outcome LIKE '42883%')
 ORDER BY 1;

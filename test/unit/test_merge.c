@@ -129,7 +129,7 @@ reference_head(const GaFact *facts, int n, int i)
 {
 	for (int j = 0; j < n; j++)
 		for (int p = 0; p < facts[j].nparents; p++)
-			if (facts[j].hlc > facts[i].hlc && facts[j].parents[p].seq == facts[i].id.seq &&
+			if (reference_compare(0, &facts[j], &facts[i]) > 0 && facts[j].parents[p].seq == facts[i].id.seq &&
 				memcmp(facts[j].parents[p].origin, facts[i].id.origin, GA_ORIGIN_LEN) == 0)
 				return false;
 	return true;
@@ -221,6 +221,7 @@ typedef struct SimNode
 	int			heads[KEYS][LOG];
 	int			nheads[KEYS];
 	int			winner[KEYS];
+	int64_t		hlc;			/* of its transaction; 0: none is open */
 } SimNode;
 
 static SimNode nodes[NODES];
@@ -249,6 +250,7 @@ follow(SimNode *node, int key)
 			if (world.fact[i].hlc < least)
 				least = world.fact[i].hlc;
 		}
+	node->hlc = 0;
 	if (!arrived)
 		return;
 	for (int h = 0; h < node->nheads[key]; h++)
@@ -272,7 +274,10 @@ follow(SimNode *node, int key)
 	node->winner[key] = number[winner];
 }
 
-/* A write supersedes the heads that its writer has followed; what has arrived since is not known to it. */
+/*
+ * A write supersedes the heads that its writer has followed; what has arrived since is not known to it. Writes of one
+ * transaction have one time.
+ */
 static void
 write_fact(int writer)
 {
@@ -289,7 +294,9 @@ write_fact(int writer)
 	memset(fact, 0, sizeof(*fact));
 	fact->id.origin[0] = (uint8_t) (7 * writer);
 	fact->id.seq = world.nof[writer];
-	fact->hlc = ga_hlc_tick(seen, now + node->skew);
+	if (node->hlc == 0 || below(2))
+		node->hlc = ga_hlc_tick(seen, now + node->skew);
+	fact->hlc = node->hlc;
 	fact->version = below(4);
 	fact->fitness = fitnesses[below(LENGTH(fitnesses))];
 	fact->priority = 3 * writer % 4;
@@ -431,7 +438,7 @@ schedule(uint64_t seed)
 		for (int p = 0; p < world.fact[i].nparents; p++)
 			for (int j = 0; j < world.n; j++)
 				if (ga_fact_id_compare(&world.fact[j].id, &world.fact[i].parents[p]) == 0)
-					good &= world.fact[j].hlc < world.fact[i].hlc;
+					good &= reference_compare(0, &world.fact[j], &world.fact[i]) < 0;
 	return good;
 }
 

@@ -1,0 +1,337 @@
+
+-- PEERS: nodes that exchange facts over the server's logical replication. A node subscribes to each of its peers.
+CREATE FUNCTION gpuagent_store.ask_peer(conninfo text, query text) RETURNS text
+    AS 'MODULE_PATHNAME', 'ga_ask_peer' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.ask_peer(text, text) IS 'first column of the first row of a query on a peer, which must be text; superusers only';
+
+CREATE FUNCTION gpuagent_store.slot_at_commit(conninfo text, slot text, "create" boolean, force boolean) RETURNS void
+    AS 'MODULE_PATHNAME', 'ga_slot_at_commit' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION gpuagent_store.slot_at_commit(text, text, boolean, boolean) IS
+    'makes, or drops, a replication slot on a peer when this transaction is about to commit; force: what fails is a warning';
+
+CREATE FUNCTION gpuagent_store.link_name(subscriber uuid, publisher uuid) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'gpuagent_' || left(replace($1::text, '-', ''), 20) || '_' || left(replace($2::text, '-', ''), 20)
+$$;
+COMMENT ON FUNCTION gpuagent_store.link_name(uuid, uuid) IS 'name of the slot, on the publisher, and of the subscription of a link between nodes';
+
+CREATE FUNCTION gpuagent_store.this_node() RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.origin FROM gpuagent_store.site s WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)
+$$;
+COMMENT ON FUNCTION gpuagent_store.this_node() IS 'name of this node among nodes; NULL when this database is none';
+
+CREATE FUNCTION gpuagent_store.drop_publication() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    t text;
+    event text;
+BEGIN
+    DROP PUBLICATION IF EXISTS gpuagent;
+    FOREACH t IN ARRAY '{agent,expert,weight_version}'::text[] LOOP
+        FOREACH event IN ARRAY '{insert,update,delete}'::text[] LOOP
+            EXECUTE format('DROP TRIGGER IF EXISTS %I ON gpuagent.%I', 'gpuagent_publish_' || event, t);
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.drop_publication() IS 'removes publication and triggers';
+
+CREATE FUNCTION gpuagent_store.begin_node() RETURNS uuid
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    node uuid;
+    t text;
+    event text;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF to_regclass('gpuagent_store.site') IS NULL THEN
+        RAISE EXCEPTION 'the tables of peers do not exist' USING ERRCODE = 'undefined_table', HINT = 'Run SELECT gpuagent.setup().';
+    END IF;
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.site', 0), true, false);
+    node := gpuagent_store.this_node();
+    IF node IS NOT NULL THEN
+        RETURN node;
+    END IF;
+    IF current_setting('wal_level') <> 'logical' THEN
+        RAISE EXCEPTION 'peers need wal_level = logical'
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It is %s.', current_setting('wal_level')),
+                HINT = 'Set it in postgresql.conf and restart the server.';
+    END IF;
+    IF current_setting('is_superuser') = 'off' THEN
+        RAISE EXCEPTION 'must be superuser to make a database a node' USING ERRCODE = 'insufficient_privilege',
+            HINT = 'Add the peer with a superuser''s connection first; once it is a node, any role that may replicate will do.';
+    END IF;
+    PERFORM gpuagent_store.drop_publication();
+    node := gpuagent_store.make_node(true);
+    -- What is there becomes facts in one piece: who writes meanwhile waits, and has a trigger afterwards.
+    LOCK TABLE gpuagent.agent, gpuagent.expert, gpuagent.weight_version IN SHARE ROW EXCLUSIVE MODE;
+    FOREACH t IN ARRAY '{agent,expert,weight_version}'::text[] LOOP
+        FOREACH event IN ARRAY '{insert,update,delete}'::text[] LOOP
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON gpuagent.%I REFERENCING %s FOR EACH STATEMENT EXECUTE FUNCTION gpuagent_store.publish()',
+                'gpuagent_publish_' || event, event, t,
+                CASE event WHEN 'insert' THEN 'NEW TABLE AS new_rows' WHEN 'delete' THEN 'OLD TABLE AS old_rows'
+                    ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END);
+        END LOOP;
+    END LOOP;
+    EXECUTE format('CREATE PUBLICATION gpuagent FOR '
+        'TABLE gpuagent_store.change (origin, seq, hlc, class, object, part, deleted, version, fitness, parents, body, parts) WHERE (origin = %L), '
+        'TABLE gpuagent_store.payload (hash, origin, kind, nbytes, dtype, shape, data) WHERE (origin = %1$L) WITH (publish = ''insert'')', node);
+    PERFORM gpuagent_store.publish_existing();
+    RETURN node;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.begin_node() IS
+    'makes this database a node, if it is none: name, publication, triggers, and facts of what is there; returns its name';
+
+CREATE FUNCTION gpuagent_store.end_node() RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    node uuid;
+BEGIN
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.site', 0), true, false);
+    node := gpuagent_store.this_node();
+    IF node IS NULL OR current_setting('is_superuser') = 'off' OR EXISTS (SELECT FROM gpuagent.peer)
+        OR EXISTS (SELECT FROM pg_replication_slots s WHERE s.database = current_database()
+                   AND s.slot_name LIKE 'gpuagent\_%\_' || left(replace(node::text, '-', ''), 20)) THEN
+        RETURN false;
+    END IF;
+    PERFORM gpuagent_store.drop_publication();
+    PERFORM gpuagent_store.make_node(false);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.end_node() IS 'when this node has no peer, and is none''s: it is no node any more, and writing costs nothing';
+
+-- What a peer calls here, as the role of its subscription, which has to be a superuser's while this database is no node.
+CREATE FUNCTION gpuagent_store.open_link(system_identifier bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF gpuagent_store.is_this_node(system_identifier, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) THEN
+        RAISE EXCEPTION 'the peer is a database of the same server, or of a copy of it'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = format('Both have the system identifier %s.', system_identifier);
+    END IF;
+    RETURN jsonb_build_object('origin', gpuagent_store.begin_node(), 'format', 1);
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.open_link(bigint) IS 'called by a peer that is about to subscribe: makes this database a node, and says which';
+
+CREATE FUNCTION gpuagent_store.close_link() RETURNS text
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT gpuagent_store.end_node()::text
+$$;
+COMMENT ON FUNCTION gpuagent_store.close_link() IS 'called by a peer that has dropped its subscription';
+
+CREATE FUNCTION gpuagent.add_peer(peer text, conninfo text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    me uuid;
+    answer jsonb;
+    other uuid;
+    link text;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('peer', peer);
+    IF conninfo IS NULL THEN
+        RAISE EXCEPTION 'conninfo must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.peer', 0), true, false);
+    IF EXISTS (SELECT FROM gpuagent.peer p WHERE p.peer = $1) THEN
+        RAISE EXCEPTION 'peer "%" already exists', peer USING ERRCODE = 'duplicate_object';
+    END IF;
+    answer := gpuagent_store.ask_peer(conninfo, format('SELECT gpuagent_store.open_link(%s)', (SELECT c.system_identifier FROM pg_control_system() c)));
+    other := answer ->> 'origin';
+    IF (answer ->> 'format')::bigint <> 1 THEN
+        RAISE EXCEPTION 'peer "%" has another format of facts', peer
+            USING ERRCODE = 'feature_not_supported', HINT = 'Bring both nodes to one version of gpuagent.';
+    END IF;
+    IF EXISTS (SELECT FROM gpuagent.peer p WHERE p.origin = other) THEN
+        RAISE EXCEPTION 'the node of peer "%" is a peer already', peer
+            USING ERRCODE = 'duplicate_object', DETAIL = format('Its name here is "%s".', (SELECT p.peer FROM gpuagent.peer p WHERE p.origin = other));
+    END IF;
+    me := gpuagent_store.begin_node();
+    link := gpuagent_store.link_name(me, other);
+    EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent WITH (create_slot = false, slot_name = %1$L, copy_data = true, binary = true)',
+        link, conninfo);
+    INSERT INTO gpuagent.peer (peer, origin, subscription, slot) VALUES ($1, other, link, link);
+    PERFORM gpuagent_store.slot_at_commit(conninfo, link, true, false);
+END
+$$;
+COMMENT ON FUNCTION gpuagent.add_peer(text, text) IS
+    'subscribes to another node, under a name: what is stored there comes here; call it there, too, for both directions. The slot there is made when the transaction commits. Superusers only';
+
+CREATE FUNCTION gpuagent.drop_peer(peer text, force boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    p record;
+    conninfo text;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    PERFORM gpuagent_store.require_name('peer', peer);
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.peer', 0), true, false);
+    DELETE FROM gpuagent.peer q WHERE q.peer = $1 RETURNING q.subscription, q.slot INTO p;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'peer "%" does not exist', peer USING ERRCODE = 'undefined_object';
+    END IF;
+    SELECT s.subconninfo INTO conninfo FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+        WHERE s.subname = p.subscription AND d.datname = current_database();
+    IF FOUND THEN
+        EXECUTE format('ALTER SUBSCRIPTION %I DISABLE', p.subscription);
+        EXECUTE format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', p.subscription);
+        EXECUTE format('DROP SUBSCRIPTION %I', p.subscription);
+        -- The slot of a node of which this database is a copy is the original's.
+        IF gpuagent_store.this_node() IS NOT NULL THEN
+            PERFORM gpuagent_store.slot_at_commit(conninfo, p.slot, false, COALESCE(force, false));
+        END IF;
+    END IF;
+    PERFORM gpuagent_store.end_node();
+END
+$$;
+COMMENT ON FUNCTION gpuagent.drop_peer(text, boolean) IS
+    'ends the subscription to a peer; its slot there is dropped when the transaction commits. What has come stays. force: also when the peer cannot be reached. Superusers only';
+
+CREATE FUNCTION gpuagent_store.peer_in_step(link record) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
+                       WHERE s.subname = link.subscription AND r.srsubstate <> 'r')
+        AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = link.back
+                        AND (s.confirmed_flush_lsn IS NULL OR s.confirmed_flush_lsn < link.here))
+        -- There: our subscription's slot, and what its subscription to us has still to copy.
+        AND gpuagent_store.ask_peer(link.conninfo, format('SELECT (s.confirmed_flush_lsn >= %L AND NOT EXISTS ('
+            'SELECT FROM pg_catalog.pg_subscription_rel r JOIN pg_catalog.pg_subscription u ON u.oid = r.srsubid '
+            'WHERE u.subname = %L AND r.srsubstate <> ''r''))::text FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = %L',
+            link.there, link.back, link.slot)) = 'true';
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.peer_in_step(record) IS 'whether a link, and the one in the other direction, have passed two positions in the log';
+
+CREATE FUNCTION gpuagent.wait_for_sync(peer text DEFAULT NULL, timeout interval DEFAULT '30 s') RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    me uuid;
+    deadline timestamptz := clock_timestamp() + timeout;
+    pause double precision := 0.01;
+    link record;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF peer IS NOT NULL AND NOT EXISTS (SELECT FROM gpuagent.peer p WHERE p.peer = $1) THEN
+        RAISE EXCEPTION 'peer "%" does not exist', peer USING ERRCODE = 'undefined_object';
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'wait_for_sync() must run in a READ COMMITTED transaction' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    me := gpuagent_store.this_node();
+    FOR link IN
+        SELECT p.peer, p.subscription, p.slot, s.subconninfo AS conninfo, gpuagent_store.link_name(p.origin, me) AS back,
+            pg_current_wal_lsn() AS here, gpuagent_store.ask_peer(s.subconninfo, 'SELECT pg_catalog.pg_current_wal_lsn()::text')::pg_lsn AS there
+        FROM gpuagent.peer p JOIN pg_subscription s ON s.subname = p.subscription JOIN pg_database d ON d.oid = s.subdbid
+        WHERE d.datname = current_database() AND ($1 IS NULL OR p.peer = $1) ORDER BY p.peer
+    LOOP
+        WHILE NOT COALESCE(gpuagent_store.peer_in_step(link), false) LOOP
+            IF clock_timestamp() > deadline THEN
+                RETURN false;
+            END IF;
+            PERFORM pg_sleep(pause);
+            pause := least(pause * 2, 0.5);
+        END LOOP;
+    END LOOP;
+    PERFORM gpuagent_store.follow_peers();
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.wait_for_sync(text, interval) IS
+    'waits until what this node and a peer (NULL: each) had committed at the call is on both, and this node''s tables follow it; false after timeout. Superusers only';
+
+CREATE FUNCTION gpuagent.set_conflict_strategy(class text, strategy text, priority uuid[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF class IS NULL OR class NOT IN ('agent', 'config', 'weight') THEN
+        RAISE EXCEPTION 'unknown class "%"', class USING ERRCODE = 'invalid_parameter_value', HINT = 'Use agent, config or weight.';
+    END IF;
+    IF strategy IS NULL OR strategy NOT IN ('latest_timestamp', 'highest_version', 'highest_fitness', 'origin_priority') THEN
+        RAISE EXCEPTION 'unknown strategy "%"', strategy USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Use latest_timestamp, highest_version, highest_fitness or origin_priority.';
+    END IF;
+    IF (strategy = 'origin_priority') <> (cardinality(COALESCE(priority, '{}')) > 0) OR array_position(priority, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'priority is for strategy origin_priority, which needs it' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'List origins of nodes, the one whose writes win first.';
+    END IF;
+    IF NOT gpuagent_store.publish_fact('strategy', class, jsonb_build_object('strategy', strategy, 'priority', COALESCE(priority, '{}'))) THEN
+        RAISE EXCEPTION 'this database is no node' USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Add a peer first.';
+    END IF;
+    PERFORM gpuagent_store.follow_peers();
+END
+$$;
+COMMENT ON FUNCTION gpuagent.set_conflict_strategy(text, text, uuid[]) IS
+    'how all nodes decide between writes of a class (agent, config, weight) that did not know of each other: latest_timestamp (the default), highest_version, highest_fitness, or origin_priority with the nodes whose writes win, best first';
+
+CREATE FUNCTION gpuagent.resolve_conflict(origin uuid, seq bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f record;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    SELECT c.class, c.object, c.part INTO f FROM gpuagent_store.change c WHERE c.origin = $1 AND c.seq = $2;
+    IF NOT FOUND OR NOT gpuagent_store.lock_key(f.class, f.object) THEN
+        RAISE EXCEPTION 'fact % of node % is not here, or another session is writing its key', seq, origin
+            USING ERRCODE = 'undefined_object', HINT = 'gpuagent_store.head has the facts that are in conflict.';
+    END IF;
+    IF NOT gpuagent_store.publish_again($1, $2, f.class) THEN
+        RAISE EXCEPTION 'this database is no node' USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Add a peer first.';
+    END IF;
+    PERFORM gpuagent_store.follow_peers();
+END
+$$;
+COMMENT ON FUNCTION gpuagent.resolve_conflict(uuid, bigint) IS
+    'writes one of the facts of a key once more, over all of its heads, so that on all nodes it is the value';
+
+CREATE FUNCTION gpuagent_store.conflicts() RETURNS TABLE (class text, object text, part text, heads bigint,
+    winner_origin uuid, winner_seq bigint, strategy text, since timestamptz)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF to_regclass('gpuagent_store.head') IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT h.class, h.object, h.part, count(*), (array_agg(h.origin) FILTER (WHERE h.winner))[1],
+        (array_agg(h.seq) FILTER (WHERE h.winner))[1], COALESCE(min(s.strategy), 'latest_timestamp'),
+        to_timestamp((max(h.hlc) >> 16) / 1000.0)
+        FROM gpuagent_store.head h LEFT JOIN gpuagent_store.strategy s ON s.class = h.class
+        GROUP BY h.class, h.object, h.part HAVING count(*) > 1 ORDER BY h.class, h.object, h.part;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.conflicts() IS 'implementation of conflict';
+
+CREATE VIEW gpuagent.conflict AS SELECT * FROM gpuagent_store.conflicts();
+COMMENT ON VIEW gpuagent.conflict IS
+    'keys that nodes wrote without knowing of each other''s writes (heads), and whose write is the value; the same on all nodes that have the same facts';
+
+CREATE FUNCTION gpuagent_store.peer_stats() RETURNS TABLE (peer text, origin uuid, state text, last_message_at timestamptz,
+    apply_errors bigint, slot_state text, unsent_bytes bigint, waiting bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF to_regclass('gpuagent.peer') IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT p.peer, p.origin, CASE
+            WHEN EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r') THEN 'joining'
+            WHEN w.pid IS NOT NULL THEN 'alive' ELSE 'dead' END,
+        w.last_msg_receipt_time, e.apply_error_count + e.sync_error_count, r.wal_status,
+        CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_lsn() - r.confirmed_flush_lsn)::bigint END,
+        (SELECT count(*) FROM gpuagent_store.waiting)
+        FROM gpuagent.peer p JOIN pg_subscription s ON s.subname = p.subscription
+            JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+            LEFT JOIN pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL
+            LEFT JOIN pg_stat_subscription_stats e ON e.subid = s.oid
+            LEFT JOIN pg_replication_slots r ON r.slot_name = gpuagent_store.link_name(p.origin, gpuagent_store.this_node())
+        ORDER BY p.peer;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.peer_stats() IS 'implementation of stat_peer';
+
+CREATE VIEW gpuagent.stat_peer AS SELECT * FROM gpuagent_store.peer_stats();
+COMMENT ON VIEW gpuagent.stat_peer IS
+    'peers: whether the subscription runs (alive), copies (joining) or does not (dead), its errors; slot_state and unsent_bytes are of the slot that the peer has here, waiting counts keys whose facts the tables could not follow yet';

@@ -1,0 +1,24 @@
+/*
+ * sync.h
+ *		Facts between nodes: what is shared by the files that write, take up and
+ *		follow them. How they work together is in doc/architecture.md.
+ */
+#ifndef GA_SYNC_H
+#define GA_SYNC_H
+
+#include "base/compat.h"
+#include "utils/uuid.h"
+
+/*
+ * True while this process writes into users' tables what facts say: such writes
+ * are not facts themselves.
+ */
+extern bool ga_sync_following;
+
+/* Whether the maintenance worker has facts to follow; cheap, without a transaction. */
+extern bool ga_sync_wanted(void);
+
+/* Pause between two times, ms. */
+extern int	ga_sync_pause(void);
+
+#endif							/* GA_SYNC_H */
