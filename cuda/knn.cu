@@ -91,7 +91,7 @@ fill_upload(const Group *group, uint32_t dim)
 		queries[i] = *query_of(group, i);
 		after[2 * i] = ga_knn_key(queries[i].after_bound);
 		after[2 * i + 1] = queries[i].after_tid;
-		memcpy(values + i * pitch_of(dim) + before, queries[i].values, dim * sizeof(float));
+		ga_knn_device_values(queries[i].prepared, values + i * pitch_of(dim) + before);
 	}
 }
 

@@ -272,7 +272,7 @@ score(const GaKnnSpace &space, uint32_t dim, uint64_t first, const Rows<STORAGE>
 			}
 	scale = scale_of<STORAGE>(header.y >> 16, record);
 	ratio = KIND == SUM_DOT ? 1 : scale / space.queries[query].unit;
-	again = __ballot_sync(ALL, lane < Q * R && !is_fine<STORAGE, KIND>(sum, ratio, __uint_as_float(header.w)));
+	again = __ballot_sync(ALL, lane < Q * R && space.queries[query].ordinary && !is_fine<STORAGE, KIND>(sum, ratio, __uint_as_float(header.w)));
 	if (again != 0)
 		sum = sum_again<STORAGE, KIND>(space, dim, again, record, query, ratio, sum);
 	return key_of(space, query, first + lane % R, record, header, scale, sum);

@@ -52,7 +52,16 @@ ga_knn_device_query(const void *prepared, GaKnnDeviceQuery *query)
 	query->norm = from->norm;
 	query->length = from->length;
 	query->loss = from->loss;
-	query->values = from->values;
+	query->rounded = from->codes != NULL;
 	query->prepared = prepared;
 	fill_errors(query);
+}
+
+void
+ga_knn_device_values(const void *prepared, float *values)
+{
+	const GaKnnQuery *from = prepared;
+
+	for (size_t i = 0; i < from->dim; i++)
+		values[i] = from->codes != NULL ? (float) from->codes[i] : from->values[i];
 }

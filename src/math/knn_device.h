@@ -38,6 +38,7 @@ typedef struct GaKnnDeviceQuery
 	int			nowhere;		/* every distance is NaN */
 	int			ordinary;		/* bounds can be had */
 	uint32_t	dim;
+	int			rounded;		/* unit is no power of two: what rows are multiplied by to come to it is rounded to F32 */
 	double		unit;			/* these as in struct GaKnnQuery */
 	double		norm;
 	double		length;
@@ -46,7 +47,6 @@ typedef struct GaKnnDeviceQuery
 	double		value_factor;
 	double		value_tiny;
 	double		slack;
-	const float *values;		/* dim elements */
 	const void *prepared;		/* the GaKnnQuery */
 
 	/* of the request */
@@ -115,6 +115,9 @@ ga_knn_device_bound(const GaKnnDeviceQuery *q, unsigned flags, float row_loss, f
 		return least;
 	if (q->metric == GA_DEVICE_L2 || q->metric == GA_DEVICE_L1)
 	{
+		/* The row that was summed is not h but h (1 + d), |d| <= 2^-24 and a little. */
+		if (q->rounded)
+			loss += (norm * (1 + 0x1p-22) + 0x1p-149) * 0x1p-23;
 		bound = (q->metric == GA_DEVICE_L2 ? sqrt(sum) : sum) * q->unit * q->sum_factor;
 		bound = (bound - (loss + q->loss) * (1.0 + 0x1p-48)) * q->value_factor - q->value_tiny;
 	}
@@ -139,10 +142,17 @@ ga_knn_device_bound(const GaKnnDeviceQuery *q, unsigned flags, float row_loss, f
 #define GA_KNN_KEY_NONE (~UINT64_C(0))
 
 #ifdef __cplusplus
-extern "C"
-#else
-extern
+extern "C" {
 #endif
-void		ga_knn_device_query(const void *prepared, GaKnnDeviceQuery *query);
+
+/* From a GaKnnQuery, which must stay. */
+extern void ga_knn_device_query(const void *prepared, GaKnnDeviceQuery *query);
+
+/* Its dim elements, in the query's unit. */
+extern void ga_knn_device_values(const void *prepared, float *values);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif							/* GA_KNN_DEVICE_H */
