@@ -13,6 +13,7 @@
 #include "device/mapping.h"
 #include "device/region.h"
 #include "index/gpuknn.h"
+#include "index/gpuknn_mirror.h"
 #include "math/distance.h"
 #include "math/fingerprint.h"
 #include "math/shuffle.h"
@@ -43,6 +44,7 @@ _PG_init(void)
 	ga_region_register();
 	ga_cache_register();
 	ga_cache_device_register();
+	ga_gpuknn_mirror_register();
 	ga_workers_register();
 	ga_progress_register();
 	ga_throttle_register();

@@ -66,3 +66,28 @@ CREATE FUNCTION gpuagent_store.check_gpuknn(index regclass) RETURNS bigint
     AS 'MODULE_PATHNAME', 'gpuknn_check' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION gpuagent_store.check_gpuknn(regclass) IS
     'looks at all pages of a gpuknn index: rows that it holds; XX002 when they do not agree with each other';
+
+CREATE FUNCTION gpuagent_store.index_status(index regclass, OUT metric text, OUT storage text, OUT dim bigint, OUT rows bigint,
+    OUT resident boolean, OUT device text, OUT device_bytes bigint, OUT lag_rows bigint, OUT scans_device bigint,
+    OUT scans_host bigint, OUT fallbacks bigint, OUT last_fallback_reason text)
+    AS 'MODULE_PATHNAME', 'ga_index_status_sql' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION gpuagent_store.index_status(regclass) IS 'the part of a row of stat_index that the catalogs do not have';
+
+CREATE VIEW gpuagent.stat_index AS
+    SELECT c.oid::regclass AS index, i.indrelid::regclass AS "table", s.metric, s.storage, s.dim, s.rows,
+        pg_relation_size(c.oid) AS index_bytes, s.resident, s.device, s.device_bytes, s.lag_rows,
+        s.scans_device, s.scans_host, s.fallbacks, s.last_fallback_reason
+    FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
+        CROSS JOIN LATERAL gpuagent_store.index_status(c.oid) s
+    WHERE c.relkind = 'i' AND a.amname = 'gpuknn';
+COMMENT ON VIEW gpuagent.stat_index IS
+    'gpuknn indexes of this database: what they hold, the copy of each on a device and how far it is behind, and where scans ran';
+
+CREATE FUNCTION gpuagent_store.mirrors() RETURNS TABLE (device text, object text, database text, used_bytes bigint,
+    resident_since timestamptz, last_used_at timestamptz)
+    AS 'MODULE_PATHNAME', 'ga_mirrors_sql' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION gpuagent_store.mirrors() IS 'rows of stat_memory: copies of gpuknn indexes on devices';
+
+CREATE FUNCTION gpuagent_store.reset_index_stats() RETURNS void
+    AS 'MODULE_PATHNAME', 'ga_reset_index_stats_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION gpuagent_store.reset_index_stats() IS 'reset_stats(''index'')';

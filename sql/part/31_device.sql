@@ -17,7 +17,7 @@ CREATE FUNCTION gpuagent.last_query() RETURNS TABLE (index regclass, device text
     queue_ms double precision, catchup_ms double precision, device_ms double precision, rechecks bigint, fallback_reason text)
     AS 'MODULE_PATHNAME', 'ga_last_query_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION gpuagent.last_query() IS
-    'where the last operation on device memory of this session ran and how long it took; no row before the first';
+    'where the last operation on device memory, or pass of a gpuknn index, of this session ran and how long it took; no row before the first';
 
 CREATE FUNCTION gpuagent_store.reset_device_stats() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_reset_device_stats_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
@@ -26,9 +26,9 @@ COMMENT ON FUNCTION gpuagent_store.reset_device_stats() IS 'reset_stats(''device
 CREATE FUNCTION gpuagent.reset_stats(what text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF what <> ALL ('{cache,device}') THEN
+    IF what <> ALL ('{cache,device,index}') THEN
         RAISE EXCEPTION 'unknown statistics "%"', what
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use cache, device, or NULL for both.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use cache, device, index, or NULL for all.';
     END IF;
     IF what IS NULL OR what = 'device' THEN
         PERFORM gpuagent_store.reset_device_stats();
@@ -36,9 +36,12 @@ BEGIN
     IF what IS NULL OR what = 'cache' THEN
         PERFORM gpuagent_store.reset_cache_stats();
     END IF;
+    IF what IS NULL OR what = 'index' THEN
+        PERFORM gpuagent_store.reset_index_stats();
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION gpuagent.reset_stats(text) IS 'sets counters to zero: of the cache, of the devices, or with NULL of both';
+COMMENT ON FUNCTION gpuagent.reset_stats(text) IS 'sets counters to zero: of the cache, of the devices, of gpuknn indexes, or with NULL of all';
 
 -- Of the server, for developers and tests
 CREATE FUNCTION gpuagent_store.device_service() RETURNS text

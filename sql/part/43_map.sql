@@ -67,6 +67,9 @@ COMMENT ON FUNCTION gpuagent_store.memory() IS 'rows of stat_memory';
 
 CREATE VIEW gpuagent.stat_memory AS
     SELECT m.device, m.kind, m.object, m.database, m.used_bytes, m.resident_since, m.last_used_at, m.leases
-    FROM gpuagent_store.memory() m;
+    FROM gpuagent_store.memory() m
+    UNION ALL
+    SELECT m.device, 'mirror', m.object, m.database, m.used_bytes, m.resident_since, m.last_used_at, 0
+    FROM gpuagent_store.mirrors() m;
 COMMENT ON VIEW gpuagent.stat_memory IS
-    'who holds memory of devices: mapped swarms, agents and queries of the whole server, the arena, the agent cache, contexts of GPUs, and what clients still hold of memory that was given up (lost)';
+    'who holds memory of devices: mapped swarms, agents and queries of the whole server, the arena, the agent cache, copies of gpuknn indexes (mirror), contexts of GPUs, and what clients still hold of memory that was given up (lost)';

@@ -87,7 +87,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             tend_export,own_export,remove_export,latest_name,latest_origin,point_latest,list_exports,sweep_tree,becomes_latest,mend_latest,replay_orphan,
             replay_exports,discard_export,discard_exports,maintain_exports,check_exports,reset_cache_stats,save_cache_keys,prewarm_cache,replace_text,temp_create,
             temp_publish,temp_keep,path_rename,cancel_any_job,find_export,begin_export,finish_export,write_manifest,run_export,queue_export,
-            change_mark,keep_note,kept_note,prune_automatic,save_automatically,run_auto_save,auto_save,reset_stats,reset_device_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
+            change_mark,keep_note,kept_note,prune_automatic,save_automatically,run_auto_save,auto_save,reset_stats,reset_device_stats,reset_index_stats,device_ping,device_fault,check_device}'::text[]) THEN 'admin'
         WHEN p.proname LIKE 'map\_%' OR p.proname LIKE 'unmap\_%'
             OR p.proname = ANY ('{renew_handle,sync_swarm,revert_swarm,mapped_tensor,mapped_write}'::text[]) THEN 'map'
         WHEN p.provolatile IN ('i', 's') OR p.proname = ANY ('{cache_agent,cache_agents,missing_chunks,tensor_problem,tensor_problems,tensor_gap,tensor_nonfinite,

@@ -58,6 +58,7 @@
 
 /* 16 renamed the parts of a relation's physical address. */
 #if PG_VERSION_NUM >= 160000
+#define GaRelLocator RelFileLocator
 #define ga_rel_locator(rel) ((rel)->rd_locator)
 #define ga_rel_spc(rel) ((rel)->rd_locator.spcOid)
 #define ga_rel_db(rel) ((rel)->rd_locator.dbOid)
@@ -65,6 +66,7 @@
 #define ga_rel_new_subid(rel) ((rel)->rd_newRelfilelocatorSubid)
 #define ga_rel_first_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #else
+#define GaRelLocator RelFileNode
 #define ga_rel_locator(rel) ((rel)->rd_node)
 #define ga_rel_spc(rel) ((rel)->rd_node.spcNode)
 #define ga_rel_db(rel) ((rel)->rd_node.dbNode)
@@ -115,8 +117,17 @@
 /* Before 17, old_snapshot_threshold lets vacuum remove what an old snapshot sees; whoever reads an index's page finds out. */
 #if PG_VERSION_NUM >= 170000
 #define ga_test_old_snapshot(snapshot, rel, page) ((void) 0)
+#define ga_old_snapshots_end() false
 #else
+#define ga_old_snapshots_end() OldSnapshotThresholdActive()
 #define ga_test_old_snapshot(snapshot, rel, page) TestForOldSnapshot((snapshot), (rel), (page))
+#endif
+
+/* 18 returns the path of a relation's file in a struct. */
+#if PG_VERSION_NUM >= 180000
+#define ga_relation_path(locator, fork) pstrdup(relpathperm((locator), (fork)).str)
+#else
+#define ga_relation_path(locator, fork) relpathperm((locator), (fork))
 #endif
 
 /* 18 lets an index scan count for EXPLAIN. */

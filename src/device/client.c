@@ -27,6 +27,7 @@
 #define LEAVES_PER_SHA256 16384
 
 #define FREE_WAIT_MS 1000
+#define MAKE_ROOM_TIMES 8		/* others may take what was given up for this */
 
 /* ---- helpers ---- */
 
@@ -163,8 +164,8 @@ ga_client_create(uint64 region, int device, uint64 nbytes, bool ipc, uint8 *ipc_
 			wait_for_frees();
 			answer = request_create(region, device, nbytes, ipc);
 		}
-		if (answer->status == GA_STATUS_BUDGET && !optional && ga_device_make_room != NULL &&
-			ga_device_make_room(device, nbytes) > 0)
+		for (int i = 0; i < MAKE_ROOM_TIMES && answer->status == GA_STATUS_BUDGET && !optional && ga_device_make_room != NULL &&
+			 ga_device_make_room(device, nbytes) > 0; i++)
 		{
 			wait_for_frees();
 			answer = request_create(region, device, nbytes, ipc);

@@ -127,6 +127,11 @@ typedef struct GaLastRequest
 	double		queue_ms;
 	double		device_ms;
 	const char *fallback_reason;	/* static; NULL: none */
+
+	/* of a scan of an index */
+	Oid			index;			/* InvalidOid: none, and nothing of the below */
+	double		catchup_ms;		/* bringing its copy up to date, or making it */
+	uint64		rechecks;		/* rows whose distance had to be computed from the table's */
 } GaLastRequest;
 
 extern GaLastRequest ga_last_request;
@@ -135,6 +140,9 @@ extern GaLastRequest ga_last_request;
 extern void ga_device_fallback(const char *reason);
 
 /* ---- supervisor ---- */
+
+/* Called about once a second, without a transaction: gives up what belongs to nothing any more. Never throws. */
+extern void (*ga_device_sweep) (void);
 
 /* Registers the background worker; only while preloading. */
 extern void ga_supervisor_register(void);

@@ -123,16 +123,20 @@ ga_last_query_sql(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	const GaLastRequest *last = &ga_last_request;
 	Datum		values[9] = {0};
-	bool		nulls[9] = {true, false, false, false, false, true, false, true, false};
+	bool		is_scan = OidIsValid(last->index);
+	bool		nulls[9] = {!is_scan, false, false, false, false, !is_scan, false, !is_scan, false};
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (last->batch == 0)
 		return (Datum) 0;
+	values[0] = ObjectIdGetDatum(last->index);
 	values[1] = CStringGetTextDatum(ga_device_name(last->device));
 	values[2] = Int64GetDatum(last->rows);
 	values[3] = Int64GetDatum(last->batch);
 	values[4] = Float8GetDatum(last->queue_ms);
+	values[5] = Float8GetDatum(last->catchup_ms);
 	values[6] = Float8GetDatum(last->device_ms);
+	values[7] = Int64GetDatum(last->rechecks);
 	nulls[8] = last->fallback_reason == NULL;
 	if (last->fallback_reason)
 		values[8] = CStringGetTextDatum(last->fallback_reason);

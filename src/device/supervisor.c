@@ -49,6 +49,7 @@ static bool killed = false;
 static int64 started_ns = 0;
 static int64 next_start_ns = 0;
 static int	delay_ms = SHORTEST_DELAY_MS;
+void		(*ga_device_sweep) (void) = NULL;
 static bool freeing = false;	/* a request for the first of the free queue is under way */
 
 static int64
@@ -536,6 +537,8 @@ ga_supervisor_main(Datum arg)
 		if (age_ms(reaped_ns) >= LOOK_MS)
 		{
 			ga_regions_reap(InvalidOid);
+			if (ga_device_sweep != NULL)
+				ga_device_sweep();
 			reaped_ns = now_ns();
 		}
 		busy = free_memory() || busy;

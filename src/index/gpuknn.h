@@ -27,6 +27,12 @@
  * which vacuum releases only after it freed their slots. It does not hold for
  * other than MVCC snapshots: those are refused.
  *
+ * A copy of the slots on a device (gpuknn_mirror.h) is read in the same manner:
+ * it has been brought up to date since the scan took the length, so it holds
+ * what the pages held then, or later. A slot that is copied while it is replaced
+ * belongs to no row that any such scan sees, and will be copied again, as the
+ * meta page notes it after that.
+ *
  * On a hot standby, the table's own record of the pruning of a row comes before
  * the records here, and has waited for or cancelled whoever could see the row.
  */
@@ -80,7 +86,7 @@ extern void gpuknn_class(Relation index, GpuknnClass *class);
 
 #define GPUKNN_META_BLOCK 0
 #define GPUKNN_MAGIC 0x6b6e6e31
-#define GPUKNN_VERSION 1
+#define GPUKNN_VERSION 2
 #define GPUKNN_PAGE_ID 0xff9b
 
 typedef struct GpuknnOpaque
@@ -117,6 +123,7 @@ typedef struct GpuknnMeta
 	uint64		free_head;		/* list of them */
 	uint64		tids_head;		/* list of slots of tids that have room */
 	uint64		generation;		/* vacuums */
+	uint64		incarnation;	/* random, of each build: what was copied from another one is of no use */
 
 	/*
 	 * For copies of the slots: those that changed after they were published,
@@ -239,8 +246,9 @@ extern void gpuknn_remember_buffer(Relation index, BlockNumber block, Buffer buf
 /* Makes room for remembering the buffers of pages below `end`. */
 extern void gpuknn_remember_buffers(Relation index, BlockNumber end);
 
-/* What the meta page counts, at one moment. `changed` is not filled in. */
+/* What the meta page counts, at one moment; `changed` is filled in when asked for. */
 extern void gpuknn_read_meta(Relation index, GpuknnMeta *meta);
+extern void gpuknn_read_meta_and_changes(Relation index, GpuknnMeta *meta);
 
 /* Notes for copies that a published slot changes. */
 extern void gpuknn_note_change(GpuknnMeta *meta, uint64 slot);

@@ -14,6 +14,7 @@
 
 #include <math.h>
 
+#include "index/gpuknn_mirror.h"
 #include "index/gpuknn_scan.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/cost.h"
@@ -22,6 +23,10 @@
 
 /* For what it cannot answer. Finite: differences of infinities would be NaN in the costs of joins. */
 #define COST_OF_NO_USE 1e100
+
+/* A pass by a device that has a copy of the index costs so much less; a question to it costs as much as so many rows. */
+#define DEVICE_SPEEDUP 32
+#define DEVICE_QUESTION_ROWS 100
 
 /* Elements that are streamed in the time of cpu_operator_cost. */
 #define ELEMENTS_PER_OPERATOR 1024
@@ -49,6 +54,8 @@ gpuknn_cost_estimate(struct PlannerInfo *root, struct IndexPath *path, double lo
 	get_tablespace_page_costs(index->reltablespace, NULL, &page_cost);
 	*startup_cost = charged * page_cost +
 		cpu_operator_cost * (rows + (double) index->pages * BLCKSZ / 2 / ELEMENTS_PER_OPERATOR);
+	if (gpuknn_mirror_is_resident(index->indexoid))
+		*startup_cost = *startup_cost / DEVICE_SPEEDUP + DEVICE_QUESTION_ROWS * cpu_tuple_cost;
 	/* A pass finds as many rows as memory holds; rows behind the first few take one pass after the other. */
 	passes = rows > GPUKNN_FIRST_PAIRS ? ceil((rows - GPUKNN_FIRST_PAIRS) / gpuknn_pairs_of_memory()) : 0;
 	*total_cost = *startup_cost * (1 + passes) + rows * cpu_index_tuple_cost;

@@ -35,6 +35,10 @@ gpuknn_init_meta(Page page, const GpuknnShape *shape)
 	meta->record_bytes = shape->record_bytes;
 	meta->free_head = meta->tids_head = GPUKNN_NONE;
 	meta->generation = 1;
+	if (!pg_strong_random(&meta->incarnation, sizeof(meta->incarnation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
 }
 
 StaticAssertDecl(sizeof(GpuknnMeta) <= GPUKNN_PAGE_BYTES, "the meta page is too small");
@@ -168,13 +172,25 @@ gpuknn_remember_buffer(Relation index, BlockNumber block, Buffer buffer)
 		cache->buffers[block] = buffer;
 }
 
-void
-gpuknn_read_meta(Relation index, GpuknnMeta *meta)
+static void
+read_meta(Relation index, GpuknnMeta *meta, size_t nbytes)
 {
 	Buffer		buffer = gpuknn_buffer(index, GPUKNN_META_BLOCK, BUFFER_LOCK_SHARE, NULL);
 
-	memcpy(meta, gpuknn_meta(BufferGetPage(buffer)), offsetof(GpuknnMeta, changed));
+	memcpy(meta, gpuknn_meta(BufferGetPage(buffer)), nbytes);
 	UnlockReleaseBuffer(buffer);
+}
+
+void
+gpuknn_read_meta(Relation index, GpuknnMeta *meta)
+{
+	read_meta(index, meta, offsetof(GpuknnMeta, changed));
+}
+
+void
+gpuknn_read_meta_and_changes(Relation index, GpuknnMeta *meta)
+{
+	read_meta(index, meta, sizeof(*meta));
 }
 
 void

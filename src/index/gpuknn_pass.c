@@ -108,6 +108,8 @@ offer(IndexScanDesc scan, GpuknnScan *state)
 	{
 		GaKnnPair	pair = state->found[i];
 
+		if (state->left && !gpuknn_device_admit(state, &pair))
+			continue;
 		if (state->phase == GPUKNN_SELECT)
 		{
 			if (pair.bound > state->top.threshold ||

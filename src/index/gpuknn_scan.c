@@ -19,10 +19,14 @@
  */
 #include "base/compat.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
+#include "index/gpuknn_mirror.h"
 #include "index/gpuknn_scan.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -86,6 +90,8 @@ prepare(Relation index, GpuknnScan *state, ScanKey orderby)
 	state->length = meta.length;
 	state->vectors = meta.vectors;
 	state->nulls = meta.nulls;
+	state->changes = meta.changes;
+	state->incarnation = meta.incarnation;
 	if (orderby->sk_flags & SK_ISNULL)
 		return false;
 
@@ -97,6 +103,7 @@ prepare(Relation index, GpuknnScan *state, ScanKey orderby)
 			state->class.mismatch(state->shape.dim, query.dim);
 		return true;
 	}
+	state->vector = query;
 	state->query = palloc(ga_knn_query_bytes(query.dtype, query.dim));
 	ga_knn_prepare(state->query, state->shape.metric, state->shape.storage, state->class.sums, query.dtype, query.data, query.dim);
 	of_page = GPUKNN_PAGE_BYTES / state->shape.record_bytes + 1;
@@ -147,7 +154,10 @@ static void
 next_pass(IndexScanDesc scan, GpuknnScan *state, size_t capacity, const GaKnnPair *after)
 {
 	GaKnnPair  *pairs;
+	instr_time	start;
+	instr_time	end_time;
 
+	INSTR_TIME_SET_CURRENT(start);
 	/* Not more than there can be, with one to spare that tells the end. */
 	capacity = Min(capacity, state->length + 1);
 	pairs = MemoryContextAllocHuge(state->context, capacity * sizeof(GaKnnPair));
@@ -160,6 +170,51 @@ next_pass(IndexScanDesc scan, GpuknnScan *state, size_t capacity, const GaKnnPai
 	}
 	state->passes++;
 	state->next = 0;
+	INSTR_TIME_SET_CURRENT(end_time);
+	INSTR_TIME_SUBTRACT(end_time, start);
+	ga_last_request = (GaLastRequest) {
+		.device = GA_DEVICE_HOST,
+		.rows = state->length,
+		.batch = 1,
+		.device_ms = INSTR_TIME_GET_MILLISEC(end_time),
+		.fallback_reason = state->fallback,
+		.index = RelationGetRelid(scan->indexRelation),
+		.rechecks = state->checks,
+	};
+}
+
+static void
+first_pass(IndexScanDesc scan, GpuknnScan *state)
+{
+	state->by_device = gpuknn_device_pass(scan, state, GPUKNN_FIRST_DEVICE_PAIRS, NULL);
+	gpuknn_mirror_count_scan(scan->indexRelation, state->by_device);
+	if (!state->by_device)
+		next_pass(scan, state, GPUKNN_FIRST_PAIRS, NULL);
+}
+
+/* The pairs after the last of those that there are. */
+static void
+following_pass(IndexScanDesc scan, GpuknnScan *state)
+{
+	GaKnnPair	last = state->top.pairs[state->top.count - 1];
+
+	pfree(state->top.pairs);
+	if (state->by_device && gpuknn_device_pass(scan, state, gpuknn_pairs_of_memory(), &last))
+		return;
+	if (state->by_device)
+		gpuknn_device_leave(state);
+	next_pass(scan, state, gpuknn_pairs_of_memory(), state->by_device ? NULL : &last);
+	state->by_device = false;
+}
+
+/* Pages are read from the first one: bounds there are others than the device's, so that its last pair tells nothing. */
+static void
+leave_device(IndexScanDesc scan, GpuknnScan *state)
+{
+	pfree(state->top.pairs);
+	gpuknn_device_leave(state);
+	state->by_device = false;
+	next_pass(scan, state, gpuknn_pairs_of_memory(), NULL);
 }
 
 /* The pair that comes next, which stays there until it is taken; NULL when there is no other. */
@@ -170,15 +225,16 @@ peek(IndexScanDesc scan, GpuknnScan *state)
 	{
 		if (state->vectors == 0)
 			return NULL;
-		next_pass(scan, state, GPUKNN_FIRST_PAIRS, NULL);
+		first_pass(scan, state);
 	}
+	else if (state->by_device && state->phase != GPUKNN_BOUNDS)
+		leave_device(scan, state);
 	else if (state->next == state->top.count && state->top.count == state->top.capacity)
-	{
-		GaKnnPair	last = state->top.pairs[state->top.count - 1];
+		following_pass(scan, state);
 
-		pfree(state->top.pairs);
-		next_pass(scan, state, gpuknn_pairs_of_memory(), &last);
-	}
+	/* Of values that are NaN there may be many, and all that the device gave are remembered. */
+	if (state->by_device && state->next < state->top.count && isnan(state->top.pairs[state->next].bound))
+		leave_device(scan, state);
 	/* A pass that did not fill its pairs found all there are. */
 	return state->next < state->top.count ? &state->top.pairs[state->next] : NULL;
 }
@@ -202,8 +258,14 @@ next_bound(IndexScanDesc scan, GpuknnScan *state)
 	state->next++;
 	state->handed = *pair;
 	state->any_handed = true;
+	if (state->by_device)
+		gpuknn_device_give(state, pair);
 	emit(scan, pair);
-	if (!pair->exact && ++state->checks >= MAX_CHECKS)
+	if (!pair->exact)
+		state->checks++;
+	if (ga_last_request.index == RelationGetRelid(scan->indexRelation))
+		ga_last_request.rechecks = state->checks;
+	if (state->checks >= MAX_CHECKS)
 	{
 		state->phase = GPUKNN_VALUES;
 		state->max_kept = gpuknn_pairs_of_memory();

@@ -12,6 +12,9 @@
 /* Pairs of the first pass: more than what a LIMIT usually asks for. Later ones use half of work_mem. */
 #define GPUKNN_FIRST_PAIRS 1000
 
+/* The same by a device, which sorts them all; a few more rows than asked for must be looked at. */
+#define GPUKNN_FIRST_DEVICE_PAIRS 128
+
 typedef enum GpuknnPhase
 {
 	GPUKNN_START,
@@ -35,6 +38,19 @@ typedef struct GpuknnScan
 	uint64		length;
 	uint64		vectors;
 	uint64		nulls;
+	uint64		changes;
+	uint64		incarnation;
+
+	/* passes by the device (gpuknn_device.c), of which there are none but in BOUNDS */
+	bool		by_device;		/* the last one was */
+	GpuknnVector vector;		/* the query */
+	char	   *question;		/* its elements, padded */
+	uint64	   *given;			/* tids that were handed out before the scan left the device, sorted then */
+	size_t		ngiven;
+	size_t		max_given;
+	bool		left;			/* rows that were given do not come again, and bounds are at least `floor` */
+	double		floor;
+	const char *fallback;		/* why pages are read; NULL: no device was to be had */
 
 	/* passes */
 	GaKnnQuery *query;
@@ -74,6 +90,18 @@ extern size_t gpuknn_pairs_of_memory(void);
 
 /* One pass over all records: those that are not too far away for scan->top go into it, as bounds or, in SELECT, as values. */
 extern void gpuknn_pass(IndexScanDesc scan, GpuknnScan *state);
+
+/* The next pairs by the device, as scan->top; false: the pages must be read. */
+extern bool gpuknn_device_pass(IndexScanDesc scan, GpuknnScan *state, size_t limit, const GaKnnPair *after);
+
+/* Notes a row that is handed out as the device found it. */
+extern void gpuknn_device_give(GpuknnScan *state, const GaKnnPair *pair);
+
+/* From here on, pages are read from the first one. */
+extern void gpuknn_device_leave(GpuknnScan *state);
+
+/* After gpuknn_device_leave(): false for a row that was given; else its bound is made at least those. */
+extern bool gpuknn_device_admit(const GpuknnScan *state, GaKnnPair *pair);
 
 /* The tids of the slots that begin on the next page; false when there is none. */
 extern bool gpuknn_drain(IndexScanDesc scan, GpuknnScan *state);
