@@ -132,6 +132,60 @@ fails_with($a, q{SET ROLE writer; INSERT INTO gpuagent_store.change (origin, seq
 in_step('a writer', $a, $b);
 are_equal('writer', $a, $b);
 
+# Many rows at once, and any SQL: renamed, copied, restored.
+$a->safe_psql('postgres', q{
+	SELECT gpuagent.store_agents(ARRAY(SELECT 'many' || i FROM generate_series(1, 2000) i), gpuagent.tensor('F32', '{2000,2}', decode(repeat('0000803f00000040', 2000), 'hex')), generation => 1);
+	SELECT gpuagent.create_checkpoint('before');
+	SELECT gpuagent.store_agents(ARRAY(SELECT 'many' || i FROM generate_series(1, 2000) i), fitness => ARRAY(SELECT i::float8 FROM generate_series(1, 2000) i));
+	UPDATE gpuagent.agent SET id = 'renamed' WHERE id = 'many7';
+	COPY gpuagent.agent (id, fitness) FROM PROGRAM 'echo copied,-Infinity' (FORMAT csv);
+	DELETE FROM gpuagent.agent WHERE id LIKE 'many1%'});
+in_step('many rows', $a, $b);
+are_equal('many rows', $a, $b);
+is_value($b, q{SELECT count(*), sum(fitness) FILTER (WHERE id LIKE 'many%') = (SELECT sum(i) FROM generate_series(1, 2000) i WHERE i::text NOT LIKE '1%' AND i <> 7),
+	count(*) FILTER (WHERE id IN ('renamed', 'copied')), count(*) FILTER (WHERE id = 'many7') FROM gpuagent.agent WHERE id <> 'late' AND id <> 'writer'},
+	'890|t|2|0', 'they are there');
+$a->safe_psql('postgres', q{SELECT * FROM gpuagent.restore_checkpoint((SELECT id FROM gpuagent.checkpoint WHERE label = 'before'))});
+in_step('a restore', $a, $b);
+are_equal('restore', $a, $b);
+is_value($b, q{SELECT count(*) FROM gpuagent.agent WHERE id LIKE 'many%' AND fitness IS NULL}, '2000', 'a restore is a write like others');
+
+# What the table refuses waits, and so does what a session has locked; the rest goes on.
+$b->safe_psql('postgres', q{ALTER TABLE gpuagent.agent ADD CONSTRAINT mine CHECK (generation <> 77)});
+my $holder = IPC::Run::start([ 'psql', '-XAtq', '-h', $b->host, '-p', $b->port, 'postgres' ], '<', \my $holder_in, '>', \my $holder_out);
+$holder_in = "BEGIN; SELECT 'held' FROM gpuagent.agent WHERE id = 'many2' FOR UPDATE;\n";
+$holder->pump until $holder_out =~ /held/;
+$a->safe_psql('postgres', q{SELECT gpuagent.store_agent('many3', generation => 77), gpuagent.store_agent('many2', generation => 5), gpuagent.store_agent('many4', generation => 6)});
+ok($a->safe_psql('postgres', 'SELECT gpuagent.wait_for_sync()') eq 't', 'facts arrive');
+becomes_true(sub { $b->safe_psql('postgres', q{SELECT generation FROM gpuagent.agent WHERE id = 'many4'}) eq '6' }, 'one that nobody holds is followed');
+is_value($b, q{SELECT string_agg(object || ': ' || problem, ', ' ORDER BY object) FROM gpuagent_store.waiting},
+	'many2: a session has the row locked, many3: new row for relation "agent" violates check constraint "mine"', 'the others wait');
+is_value($b, q{SELECT waiting FROM gpuagent.stat_peer}, '2', 'which is shown');
+$holder_in = "COMMIT;\n\\q\n";
+$holder->finish;
+$b->safe_psql('postgres', q{ALTER TABLE gpuagent.agent DROP CONSTRAINT mine});
+in_step('after waiting', $a, $b);
+are_equal('after waiting', $a, $b);
+
+# A class that is off is not published; facts of classes that nobody knows, and broken ones, do no harm.
+$a->safe_psql('postgres', q{ALTER SYSTEM SET gpuagent.enable_config_sync = off; SELECT pg_reload_conf()});
+wait_until(sub { $a->safe_psql('postgres', 'SHOW gpuagent.enable_config_sync') eq 'off' });
+$a->safe_psql('postgres', q{SELECT gpuagent.store_expert_config('e', 'private')});
+$a->safe_psql('postgres', q{INSERT INTO gpuagent_store.change (origin, seq, hlc, class, object, body, parts) SELECT gpuagent_store.this_node(), -i, 1, c, 'x', b, p
+	FROM (VALUES (1, 'future', '{}'::jsonb, NULL), (2, 'agent', '[]', '{}'), (3, 'weight', '{}', ARRAY['\\x00'::bytea, NULL]), (4, 'config', '{"parameter_count": "x"}', NULL)) v(i, c, b, p)});
+ok($a->safe_psql('postgres', 'SELECT gpuagent.wait_for_sync()') eq 't' && $b->safe_psql('postgres', 'SELECT gpuagent.wait_for_sync()') eq 't', 'broken facts arrive');
+is_value($b, q{SELECT string_agg(class, ' ' ORDER BY class) FROM gpuagent_store.waiting}, 'agent config weight', 'and wait for ever');
+is_value($b, q{SELECT domain, (SELECT count(*) FROM gpuagent.agent WHERE id = 'x') FROM gpuagent.expert WHERE expert = 'e'}, 'words|0', 'without harm; what is off stays at home');
+$a->safe_psql('postgres', q{ALTER SYSTEM RESET gpuagent.enable_config_sync; SELECT pg_reload_conf()});
+wait_until(sub { $a->safe_psql('postgres', 'SHOW gpuagent.enable_config_sync') eq 'on' });
+$a->safe_psql('postgres', q{SELECT gpuagent.store_expert_config('e', 'public')});
+foreach my $node ($a, $b)
+{
+	$node->safe_psql('postgres', q{DELETE FROM gpuagent_store.change WHERE seq < 0; DELETE FROM gpuagent_store.head WHERE seq < 0; DELETE FROM gpuagent_store.waiting});
+}
+in_step('and on again', $a, $b);
+are_equal('on again', $a, $b);
+
 # A third node with data of its own joins under load, all write the same keys, and one dies.
 $c->safe_psql('postgres', q{SELECT gpuagent.store_agent('of c', '[1]'), gpuagent.store_agent('late', generation => 9), gpuagent.store_weights('e', 'c', '[1,2]')});
 my $script = $PostgreSQL::Test::Utils::tmp_check . '/conflicts.sql';
