@@ -2,6 +2,9 @@
  * knn.c
  *		Requests for nearest rows: what is asked for is copied and checked, queries
  *		are prepared, the backend goes over the rows.
+ *
+ * Several requests for rows of one region share a pass when their records are
+ * of one kind; what else they ask for may differ.
  */
 #include "server.h"
 
@@ -60,12 +63,54 @@ read_ask(const char *place, uint64_t nbytes, uint64_t region_bytes, Ask *ask)
 	return at + ask->head.nqueries * ask->query_bytes <= nbytes;
 }
 
-/* Prepares query i in its part of `memory`. */
+static uint64_t
+answer_bytes(uint32_t limit)
+{
+	return sizeof(GaKnnAnswer) + (uint64_t) limit * sizeof(GaKnnDevicePair);
+}
+
+/* What a pass needs of all its queries. */
+typedef struct Queries
+{
+	uint32_t	n;
+	char	  **memory;			/* of each, prepared: malloc */
+	GaKnnDeviceQuery *query;
+	GaKnnDevicePair **pairs;
+	uint64_t   *counts;
+} Queries;
+
+static bool
+make_queries(Queries *all, uint32_t most)
+{
+	all->n = 0;
+	all->memory = calloc(most, sizeof(*all->memory));
+	all->query = calloc(most, sizeof(*all->query));
+	all->pairs = calloc(most, sizeof(*all->pairs));
+	all->counts = calloc(most, sizeof(*all->counts));
+	return all->memory != NULL && all->query != NULL && all->pairs != NULL && all->counts != NULL;
+}
+
 static void
-prepare(const Ask *ask, uint32_t i, char *memory, GaKnnDeviceQuery *query)
+free_queries(Queries *all)
+{
+	for (uint32_t i = 0; i < all->n; i++)
+		free(all->memory[i]);
+	free(all->memory);
+	free(all->query);
+	free(all->pairs);
+	free(all->counts);
+}
+
+/* Prepares query i of what is asked for, to be answered at `out`; false when memory is short. */
+static bool
+add_query(Queries *all, const Ask *ask, uint32_t i, char *out)
 {
 	const GaKnnAsk *head = &ask->head;
+	GaKnnDeviceQuery *query = &all->query[all->n];
+	char	   *memory = malloc(ga_knn_query_bytes(head->dtype, head->dim));
 
+	if (memory == NULL)
+		return false;
 	ga_knn_prepare((GaKnnQuery *) memory, (GaMetric) head->metric, (GaKnnStorage) head->storage, (GaKnnSums) head->sums,
 				   head->dtype, ask->elements + i * ask->query_bytes, head->dim);
 	ga_knn_device_query(memory, query);
@@ -77,65 +122,86 @@ prepare(const Ask *ask, uint32_t i, char *memory, GaKnnDeviceQuery *query)
 		query->after_bound = ask->after[i].bound;
 		query->after_tid = ask->after[i].tid;
 	}
+	all->memory[all->n] = memory;
+	all->pairs[all->n] = (GaKnnDevicePair *) (out + i * answer_bytes(head->limit) + sizeof(GaKnnAnswer));
+	all->n++;
+	return true;
 }
 
-static uint64_t
-answer_bytes(uint32_t limit)
+static bool
+same_records(const GaKnnAsk *a, const GaKnnAsk *b)
 {
-	return sizeof(GaKnnAnswer) + (uint64_t) limit * sizeof(GaKnnDevicePair);
+	return a->stride == b->stride && a->dim == b->dim && a->storage == b->storage && a->metric == b->metric;
 }
 
-/* Prepares all queries and has the backend answer them in the mapping. */
-static GaStatus
-run_pass(GaWorker *worker, const Ask *ask, const char *records, char *out)
+/* Jobs of one kind of records: those whose `share` is the given one. */
+static void
+run_pass(GaKnnJob *jobs, const Ask *asks, int n, int share, GaWorker *worker, const char *records)
 {
-	uint32_t	n = ask->head.nqueries;
-	size_t		prepared_bytes = (ga_knn_query_bytes(ask->head.dtype, ask->head.dim) + 63) / 64 * 64;
-	char	   *memory = aligned_alloc(64, n * prepared_bytes);
-	GaKnnDeviceQuery *queries = calloc(n, sizeof(*queries));
-	GaKnnDevicePair **pairs = calloc(n, sizeof(*pairs));
-	uint64_t   *counts = calloc(n, sizeof(*counts));
 	GaStatus	status = GA_STATUS_FAILED;
+	uint64_t	together = 0;
+	uint32_t	nqueries = 0;
+	uint32_t	next = 0;
+	Queries		all;
+	bool		fine;
 
-	if (memory == NULL || queries == NULL || pairs == NULL || counts == NULL)
-		snprintf(worker->error, sizeof(worker->error), "out of memory");
-	else
-	{
-		GaKnnPass	pass = {records, ask->head.stride, (int) n, queries, counts, pairs};
-
-		for (uint32_t i = 0; i < n; i++)
+	for (int j = 0; j < n; j++)
+		if (jobs[j].share == share)
 		{
-			prepare(ask, i, memory + i * prepared_bytes, &queries[i]);
-			pairs[i] = (GaKnnDevicePair *) (out + i * answer_bytes(ask->head.limit) + sizeof(GaKnnAnswer));
+			nqueries += asks[j].head.nqueries;
+			together++;
 		}
-		status = ga_backend_knn(worker, &pass);
-		for (uint32_t i = 0; i < n && status == GA_STATUS_OK; i++)
-		{
-			GaKnnAnswer answer = {counts[i], 0};
+	fine = make_queries(&all, nqueries);
+	for (int j = 0; j < n && fine; j++)
+		for (uint32_t i = 0; jobs[j].share == share && i < asks[j].head.nqueries && fine; i++)
+			fine = add_query(&all, &asks[j], i, jobs[j].out);
+	if (fine)
+	{
+		GaKnnPass	pass = {records, asks[share].head.stride, (int) nqueries, all.query, all.counts, all.pairs};
 
-			memcpy(out + i * answer_bytes(ask->head.limit), &answer, sizeof(answer));
+		status = ga_backend_knn(worker, &pass);
+	}
+	else
+		snprintf(worker->error, sizeof(worker->error), "out of memory");
+	for (int j = 0; j < n; j++)
+	{
+		if (jobs[j].share != share)
+			continue;
+		jobs[j].status = status;
+		jobs[j].request->result[0] = asks[j].head.rows;
+		jobs[j].request->result[1] = together;
+		for (uint32_t i = 0; i < asks[j].head.nqueries && status == GA_STATUS_OK; i++)
+		{
+			GaKnnAnswer answer = {all.counts[next++], 0};
+
+			memcpy(jobs[j].out + i * answer_bytes(asks[j].head.limit), &answer, sizeof(answer));
 		}
 	}
-	free(counts);
-	free(pairs);
-	free(queries);
-	free(memory);
-	return status;
+	free_queries(&all);
 }
 
-GaStatus
-ga_knn_run(GaRequest *request, GaWorker *worker, const GaServerRegion *region, const char *asked, char *out)
+void
+ga_knn_run(GaKnnJob *jobs, int n, GaWorker *worker, const GaServerRegion *region)
 {
-	GaStatus	status = GA_STATUS_INVALID;
-	Ask			ask;
+	Ask			asks[GA_KNN_TOGETHER];
 
-	if (read_ask(asked, request->arg[2], region->bytes, &ask) &&
-		ask.head.nqueries * answer_bytes(ask.head.limit) <= request->arg[4])
+	for (int j = 0; j < n; j++)
 	{
-		status = run_pass(worker, &ask, region->block.address, out);
-		request->result[0] = ask.head.rows;
-		request->result[1] = 1;
+		const GaRequest *request = jobs[j].request;
+
+		jobs[j].share = -1;
+		jobs[j].status = GA_STATUS_INVALID;
+		if (!read_ask(jobs[j].asked, request->arg[2], region->bytes, &asks[j]) ||
+			asks[j].head.nqueries * answer_bytes(asks[j].head.limit) > request->arg[4])
+			continue;
+		jobs[j].share = j;
+		for (int k = j - 1; k >= 0; k--)
+			if (jobs[k].share == k && same_records(&asks[j].head, &asks[k].head))
+				jobs[j].share = k;
 	}
-	free(ask.copy);
-	return status;
+	for (int j = 0; j < n; j++)
+		if (jobs[j].share == j)
+			run_pass(jobs, asks, n, j, worker, region->block.address);
+	for (int j = 0; j < n; j++)
+		free(asks[j].copy);
 }

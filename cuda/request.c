@@ -185,19 +185,6 @@ gather_rows(GaRequest *request, GaWorker *worker, GaServerRegion *source)
 }
 
 static GaStatus
-nearest(GaRequest *request, GaWorker *worker, GaServerRegion *region)
-{
-	const char *asked = mapped(request->arg[1], request->arg[2], 1);
-	char	   *out = mapped(request->arg[3], request->arg[4], 1);
-	GaStatus	status;
-
-	if (asked == NULL || out == NULL || request->arg[3] % sizeof(uint64_t) != 0)
-		return invalid(request);
-	status = ga_knn_run(request, worker, region, asked, out);
-	return status == GA_STATUS_INVALID ? invalid(request) : status;
-}
-
-static GaStatus
 create(GaRequest *request, GaWorker *worker)
 {
 	if (request->arg[2] & ~(uint64_t) GA_REGION_IPC)
@@ -265,15 +252,46 @@ run_on_region(GaRequest *request, GaWorker *worker)
 		case GA_OP_GATHER_ROWS:
 			status = gather_rows(request, worker, region);
 			break;
-		case GA_OP_KNN:
-			status = nearest(request, worker, region);
-			break;
 		default:
 			status = transfer(request, worker, region);
 			break;
 	}
 	ga_regions_release(worker, region);
 	return status;
+}
+
+void
+ga_request_run_nearest(GaRequest *requests, int n, GaWorker *worker, GaStatus *statuses)
+{
+	GaServerRegion *region = use(&requests[0], requests[0].arg[0]);
+	GaKnnJob	jobs[GA_KNN_TOGETHER];
+	int			which[GA_KNN_TOGETHER];
+	int			njobs = 0;
+
+	worker->error[0] = '\0';
+	for (int i = 0; i < n; i++)
+	{
+		GaRequest  *request = &requests[i];
+		const char *asked = mapped(request->arg[1], request->arg[2], 1);
+		char	   *out = mapped(request->arg[3], request->arg[4], 1);
+
+		if (region == NULL)
+			statuses[i] = i == 0 ? GA_STATUS_UNKNOWN : refuse(request, GA_STATUS_UNKNOWN, "the device has no such region");
+		else if (asked == NULL || out == NULL || request->arg[3] % sizeof(uint64_t) != 0)
+			statuses[i] = invalid(request);
+		else
+		{
+			which[njobs] = i;
+			jobs[njobs++] = (GaKnnJob) {.request = request, .asked = asked, .out = out};
+		}
+	}
+	if (region == NULL)
+		return;
+	ga_knn_run(jobs, njobs, worker, region);
+	for (int j = 0; j < njobs; j++)
+		statuses[which[j]] = jobs[j].status == GA_STATUS_INVALID ? invalid(jobs[j].request) :
+			verdict(jobs[j].request, worker, jobs[j].status);
+	ga_regions_release(worker, region);
 }
 
 GaStatus
@@ -311,6 +329,9 @@ ga_request_run(GaRequest *request, GaWorker *worker)
 			break;
 		case GA_OP_FAULT:
 			status = fault(request, worker);
+			break;
+		case GA_OP_KNN:
+			ga_request_run_nearest(request, 1, worker, &status);
 			break;
 		default:
 			status = run_on_region(request, worker);

@@ -154,42 +154,117 @@ run_here(GaRequest *request)
 
 /* ----- queues ----- */
 
+/* `mine`: the caller looks at the queue next, so that nobody need be woken for the only one in it. */
 static void
-enqueue(uint32_t slot, int device_number)
+enqueue(const GaRequest *request, bool mine)
 {
-	GaDevice   *device = &ga_server.devices[device_number];
+	GaDevice   *device = &ga_server.devices[request->device];
 
 	pthread_mutex_lock(&device->lock);
-	device->ring[(device->first + device->queued) % GA_MAX_SLOTS] = slot;
+	device->ring[(device->first + device->queued) % GA_MAX_SLOTS] =
+		(GaQueued) {.slot = request->slot, .nearest = request->op == GA_OP_KNN, .region = request->arg[0]};
 	__atomic_store_n(&device->queued, device->queued + 1, __ATOMIC_SEQ_CST);
-	if (device->idle > 0)
+	if (device->idle > 0 && !(mine && device->queued == 1))
 		pthread_cond_signal(&device->wake);
 	pthread_mutex_unlock(&device->lock);
 }
 
-/* The first slot that waits, -1 for none; with `wait`, there is always one in the end. */
-static int
-dequeue(GaDevice *device, bool wait)
+/* Number i of those that wait; the lock is held. */
+static GaQueued *
+waiting(GaDevice *device, uint32_t i)
 {
-	int			slot = -1;
+	return &device->ring[(device->first + i) % GA_MAX_SLOTS];
+}
 
+/* Takes number i out; the lock is held. */
+static GaQueued
+take_out(GaDevice *device, uint32_t i)
+{
+	GaQueued	taken_out = *waiting(device, i);
+
+	for (; i > 0; i--)
+		*waiting(device, i) = *waiting(device, i - 1);
+	device->first = (device->first + 1) % GA_MAX_SLOTS;
+	__atomic_store_n(&device->queued, device->queued - 1, __ATOMIC_SEQ_CST);
+	return taken_out;
+}
+
+/* The first slot that may go on, -1 when there is none; the lock is held. */
+static int
+first_ready(GaDevice *device)
+{
+	for (uint32_t i = 0; i < device->queued; i++)
+		if (!waiting(device, i)->nearest || device->passes < GA_KNN_PASSES)
+			return (int) i;
+	return -1;
+}
+
+/*
+ * The first slot that waits and may go on, -1 for none; with `wait`, there is always one in the end. A request for
+ * nearest rows counts as a pass from now on: *pass.
+ */
+static int
+dequeue(GaDevice *device, bool wait, bool *pass)
+{
+	GaQueued	found;
+	int			i;
+
+	*pass = false;
 	if (!wait && __atomic_load_n(&device->queued, __ATOMIC_SEQ_CST) == 0)
 		return -1;
 	pthread_mutex_lock(&device->lock);
-	while (wait && device->queued == 0)
+	while ((i = first_ready(device)) < 0 && wait)
 	{
 		device->idle++;
 		pthread_cond_wait(&device->wake, &device->lock);
 		device->idle--;
 	}
-	if (device->queued > 0)
+	if (i >= 0)
 	{
-		slot = (int) device->ring[device->first];
-		device->first = (device->first + 1) % GA_MAX_SLOTS;
-		__atomic_store_n(&device->queued, device->queued - 1, __ATOMIC_SEQ_CST);
+		found = take_out(device, (uint32_t) i);
+		*pass = found.nearest;
+		device->passes += found.nearest;
 	}
 	pthread_mutex_unlock(&device->lock);
-	return slot;
+	return i >= 0 ? (int) found.slot : -1;
+}
+
+/* Slots of more requests for nearest rows of a region, at most as many; they join a pass. */
+static int
+dequeue_nearest(GaDevice *device, uint64_t region, uint32_t *slots, int most)
+{
+	int			n = 0;
+
+	pthread_mutex_lock(&device->lock);
+	for (uint32_t i = 0; i < device->queued && n < most;)
+	{
+		if (waiting(device, i)->nearest && waiting(device, i)->region == region)
+			slots[n++] = take_out(device, i).slot;
+		else
+			i++;
+	}
+	pthread_mutex_unlock(&device->lock);
+	return n;
+}
+
+/* For what is in the queue, if there are both. */
+static void
+wake_worker(GaDevice *device)
+{
+	pthread_mutex_lock(&device->lock);
+	if (device->idle > 0 && device->queued > 0)
+		pthread_cond_signal(&device->wake);
+	pthread_mutex_unlock(&device->lock);
+}
+
+/* Somebody else may have to start the next pass: who ends this one may take another kind of request. */
+static void
+end_pass(GaDevice *device)
+{
+	pthread_mutex_lock(&device->lock);
+	device->passes--;
+	pthread_mutex_unlock(&device->lock);
+	wake_worker(device);
 }
 
 /* ----- taking slots ----- */
@@ -223,6 +298,7 @@ static bool
 take_ready(GaWorker *worker, int *mine)
 {
 	uint64_t   *ready = ga_server.header->ready;
+	bool		left = false;	/* something in the queue that nobody was woken for */
 	bool		any = false;
 
 	for (uint32_t w = 0; w < (ga_server.nslots + 63) / 64; w++)
@@ -243,12 +319,17 @@ take_ready(GaWorker *worker, int *mine)
 			read_request(number, &request);
 			if (ga_server.slots[number].epoch != ga_server.epoch || !ga_request_needs_worker(&request))
 				run_here(&request);
-			else if (worker != NULL && *mine < 0 && request.device == worker->device)
+			else if (worker != NULL && *mine < 0 && request.device == worker->device && request.op != GA_OP_KNN)
 				*mine = (int) number;
 			else
-				enqueue(number, request.device);
+			{
+				left = worker != NULL && *mine < 0 && request.device == worker->device;
+				enqueue(&request, left);
+			}
 		}
 	}
+	if (left && *mine >= 0)
+		wake_worker(&ga_server.devices[worker->device]);
 	return any;
 }
 
@@ -291,7 +372,7 @@ leave_poll(GaWorker *worker, int *mine)
  * longer than 10 times that: the dispatcher must look after its sockets.
  */
 static bool
-poll_slots(GaWorker *worker, int *mine)
+poll_slots(GaWorker *worker, int *mine, bool *pass)
 {
 	uint64_t	seen = 0;
 	uint64_t	begin = ga_now_ns();
@@ -314,7 +395,7 @@ poll_slots(GaWorker *worker, int *mine)
 			}
 		}
 		if (worker != NULL && *mine < 0)
-			*mine = dequeue(&ga_server.devices[worker->device], false);
+			*mine = dequeue(&ga_server.devices[worker->device], false, pass);
 		if (mine != NULL && *mine >= 0)
 			return true;
 		for (int i = 0; i < 8; i++)
@@ -330,41 +411,81 @@ ga_server_poll(void)
 
 	if (!enter_poll())
 		return take_ready(NULL, NULL);
-	found = poll_slots(NULL, NULL);
+	found = poll_slots(NULL, NULL, NULL);
 	return leave_poll(NULL, NULL) || found;
 }
 
 /* ----- workers ----- */
 
+/* Requests that a worker runs together: one, or more that share a pass. */
+typedef struct Batch
+{
+	int			n;
+	bool		pass;
+	GaRequest	request[GA_KNN_TOGETHER];
+	GaStatus	status[GA_KNN_TOGETHER];
+} Batch;
+
+/* Fills in the request of a slot and those that go with it. */
+static void
+gather(Batch *batch, int slot, bool pass, GaWorker *worker)
+{
+	uint32_t	others[GA_KNN_TOGETHER];
+
+	read_request((uint32_t) slot, &batch->request[0]);
+	batch->n = 1;
+	batch->pass = pass;
+	if (pass)
+		batch->n += dequeue_nearest(&ga_server.devices[worker->device], batch->request[0].arg[0], others, GA_KNN_TOGETHER - 1);
+	for (int i = 1; i < batch->n; i++)
+		read_request(others[i - 1], &batch->request[i]);
+
+	/* What the owners wrote meanwhile may be for another device, or something else. */
+	for (int i = 0; i < batch->n; i++)
+	{
+		batch->request[i].device = worker->device;
+		batch->status[i] = GA_STATUS_INVALID;
+		if (pass && batch->n > 1 &&
+			(batch->request[i].op != GA_OP_KNN || batch->request[i].arg[0] != batch->request[0].arg[0]))
+		{
+			finish(&batch->request[i], GA_STATUS_INVALID, ga_now_ns());
+			batch->request[i--] = batch->request[--batch->n];
+		}
+	}
+}
+
 /* Returns whether the thread polls from now on. */
 static bool
-run(GaRequest *request, GaWorker *worker)
+run(Batch *batch, GaWorker *worker)
 {
-	GaSlot	   *slot = &ga_server.slots[request->slot];
 	GaDevice   *device = &ga_server.devices[worker->device];
 	uint64_t	started = ga_now_ns();
-	GaStatus	status = GA_STATUS_INVALID;
 	bool		polls;
 
 	__atomic_store_n(&worker->started_ns, started, __ATOMIC_SEQ_CST);
 	show_busy(device);
 
+	if (batch->n > 1)
+		ga_request_run_nearest(batch->request, batch->n, worker, batch->status);
 	/* Given up while it waited for a worker: not begun. */
-	if (__atomic_load_n(&slot->state, __ATOMIC_SEQ_CST) == GA_SLOT_RUNNING)
-	{
-		status = ga_request_run(request, worker);
-		__atomic_fetch_add(&device->info->requests, 1, __ATOMIC_RELAXED);
-	}
-	if (status == GA_STATUS_FAILED)
-		count_failure(device, request->error);
+	else if (batch->n == 1 &&
+			 __atomic_load_n(&ga_server.slots[batch->request[0].slot].state, __ATOMIC_SEQ_CST) == GA_SLOT_RUNNING)
+		batch->status[0] = ga_request_run(&batch->request[0], worker);
+	__atomic_fetch_add(&device->info->requests, (uint64_t) batch->n, __ATOMIC_RELAXED);
+	for (int i = 0; i < batch->n; i++)
+		if (batch->status[i] == GA_STATUS_FAILED)
+			count_failure(device, batch->request[i].error);
 	__atomic_store_n(&worker->started_ns, 0, __ATOMIC_SEQ_CST);
 	show_busy(device);
+	if (batch->pass)
+		end_pass(device);
 
 	/* First, so that an owner with another request need not wake the dispatcher. */
 	polls = ga_server.spin_ns > 0 && !worker->broken && enter_poll();
-	finish(request, status, started);
+	for (int i = 0; i < batch->n; i++)
+		finish(&batch->request[i], batch->status[i], started);
 	if (worker->broken)
-		ga_die("device %d does not work any more: %s", worker->device, request->error);
+		ga_die("device %d does not work any more: %s", worker->device, worker->error);
 	return polls;
 }
 
@@ -378,23 +499,21 @@ work(void *arg)
 		ga_die("device %d: %s", worker->device, worker->error);
 	for (;;)
 	{
-		GaRequest	request;
-		int			slot = dequeue(device, true);
+		bool		pass = false;
+		int			slot = dequeue(device, true, &pass);
 
 		while (slot >= 0)
 		{
+			Batch		batch;
 			bool		polls;
 
-			read_request((uint32_t) slot, &request);
-
-			/* What the owner wrote meanwhile may be for another device. */
-			request.device = worker->device;
-			polls = run(&request, worker);
-			slot = dequeue(device, false);
+			gather(&batch, slot, pass, worker);
+			polls = run(&batch, worker);
+			slot = dequeue(device, false, &pass);
 			if (polls)
 			{
 				if (slot < 0)
-					poll_slots(worker, &slot);
+					poll_slots(worker, &slot, &pass);
 				leave_poll(worker, &slot);
 			}
 		}

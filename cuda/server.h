@@ -19,19 +19,31 @@
 #define GA_WORKERS_MAX 16
 #define GA_PATH 4096
 
+/* What its slot said when it was taken. */
+typedef struct GaQueued
+{
+	uint32_t	slot;
+	bool		nearest;		/* a request for nearest rows */
+	uint64_t	region;
+} GaQueued;
+
 typedef struct GaDevice
 {
 	GaDeviceInfo *info;			/* in the mapping */
 	uint64_t	budget;
 	GaWorker	worker[GA_WORKERS_MAX];
 
-	/* Slots that wait for a worker, in a ring: each slot is in it at most once. */
+	/*
+	 * Slots that wait for a worker, in a ring: each slot is in it at most once. Requests for nearest rows wait while
+	 * GA_KNN_PASSES are under way, so that those behind them join the next pass.
+	 */
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
-	uint32_t	ring[GA_MAX_SLOTS];
+	GaQueued	ring[GA_MAX_SLOTS];
 	uint32_t	first;
 	uint32_t	queued;			/* changed under the lock, read without */
 	uint32_t	idle;			/* workers that wait on `wake` */
+	uint32_t	passes;			/* over rows, under way */
 } GaDevice;
 
 /*
@@ -110,6 +122,9 @@ extern bool ga_request_needs_worker(const GaRequest *request);
 /* Worker NULL: for a request that needs none. */
 extern GaStatus ga_request_run(GaRequest *request, GaWorker *worker);
 
+/* Requests for nearest rows of one region, the first one's: up to GA_KNN_TOGETHER. */
+extern void ga_request_run_nearest(GaRequest *requests, int n, GaWorker *worker, GaStatus *statuses);
+
 /* ---- region.c ---- */
 
 typedef struct GaServerRegion
@@ -151,8 +166,21 @@ extern bool ga_regions_sweep_lost(void);
 
 /* ---- knn.c ---- */
 
-/* A request for nearest rows, at `asked` and to be answered at `out`, both of the sizes that its arguments say; INVALID without words. */
-extern GaStatus ga_knn_run(GaRequest *request, GaWorker *worker, const GaServerRegion *region, const char *asked, char *out);
+/* Requests for nearest rows of one region that one worker takes together; passes over rows of a device at once. */
+#define GA_KNN_TOGETHER 16
+#define GA_KNN_PASSES 2
+
+typedef struct GaKnnJob
+{
+	GaRequest  *request;
+	const char *asked;			/* of the size that the request's arguments say */
+	char	   *out;			/* the same */
+	GaStatus	status;			/* INVALID without words */
+	int			share;			/* knn.c's: the job whose pass it is part of */
+} GaKnnJob;
+
+/* Up to GA_KNN_TOGETHER of them; their words, if any, are the worker's. */
+extern void ga_knn_run(GaKnnJob *jobs, int n, GaWorker *worker, const GaServerRegion *region);
 
 /* ---- socket.c ---- */
 

@@ -5,7 +5,8 @@
  * The environment may ask for another number of devices (GA_EMULATED_DEVICES,
  * default 1, 0 for a machine without any), their memory in bytes
  * (GA_EMULATED_MEMORY, default 16 GiB), and for the time that a GPU takes to make
- * or free memory (GA_EMULATED_DELAY, microseconds, default 0).
+ * or free memory (GA_EMULATED_DELAY, microseconds, default 0) and for a pass over
+ * records (GA_EMULATED_PASS, the same).
  */
 #define _GNU_SOURCE
 #include "backend.h"
@@ -289,6 +290,7 @@ nearest(const GaKnnPass *pass, int i)
 GaStatus
 ga_backend_knn(GaWorker *worker, const GaKnnPass *pass)
 {
+	usleep((useconds_t) setting("GA_EMULATED_PASS", 0));
 	for (int i = 0; i < pass->nqueries; i++)
 		if (!nearest(pass, i))
 		{

@@ -207,6 +207,65 @@ test_refusals(void)
 	result(good, "the process goes on");
 }
 
+#define CLIENTS 12
+
+/*
+ * Many at once, while a pass takes a while: those that come meanwhile share the next one, whatever else they ask
+ * for. Each has its own part of the arena.
+ */
+static void
+test_sharing(void)
+{
+	Owner		clients[CLIENTS];
+	GaKnnAsk	head[CLIENTS];
+	uint64_t	shared = 0;
+	bool		good = REQUEST(&owner, GA_OP_REGION_FREE, 0, 1) == GA_STATUS_OK;
+
+	rig_listen(&rig);
+	setenv("GA_EMULATED_PASS", "300000", 1);
+	rig_kill(&rig, 9);
+	good &= rig_start(&rig, (const char *const[]) {NULL});
+	unsetenv("GA_EMULATED_PASS");
+	owner_close(&owner);
+	good &= owner_open(&owner, &rig, 5);
+	upload_rows();
+	for (int c = 0; c < CLIENTS; c++)
+	{
+		uint64_t	at = rig.header->arena_offset + ASK_AT + (uint64_t) c * 65536;
+		char	   *to = (char *) rig.header + at;
+
+		head[c] = question();
+		head[c].limit = 10 + (uint32_t) c;
+		head[c].rows = ROWS - 10 * (uint32_t) c;
+		head[c].nqueries = 1 + (uint32_t) c % QUERIES;
+		if (c == 7)
+			head[c].stride = 8;
+		memcpy(to, &head[c], sizeof(head[c]));
+		memcpy(to + sizeof(head[c]), queries, sizeof(queries));
+		good &= owner_open(&clients[c], &rig, 10 + (uint32_t) c);
+		SUBMIT(&clients[c], GA_OP_KNN, 0, 1, at, ASK_BYTES(false), at + 32768, 32768);
+	}
+	for (int c = 0; c < CLIENTS; c++)
+	{
+		good &= owner_wait(&clients[c], 30);
+		if (c == 7)
+		{
+			good &= clients[c].slot->status == GA_STATUS_INVALID;
+			continue;
+		}
+		good &= clients[c].slot->status == GA_STATUS_OK;
+		memcpy(rig_arena(&rig) + ANSWER_AT, rig_arena(&rig) + ASK_AT + (uint64_t) c * 65536 + 32768, 32768);
+		for (uint32_t q = 0; q < head[c].nqueries; q++)
+			good &= check((int) q, head[c].limit, (uint32_t) head[c].rows);
+		shared = clients[c].slot->result[1] > shared ? clients[c].slot->result[1] : shared;
+	}
+	result(good, "many clients at once, each with its own answer");
+	result((shared > 1 || !rig_is_emulated()) && shared < CLIENTS, "some of them shared a pass");
+	printf("# up to %lu at once\n", shared);
+	for (int c = 0; c < CLIENTS; c++)
+		owner_close(&clients[c]);
+}
+
 int
 main(void)
 {
@@ -220,6 +279,7 @@ main(void)
 	upload_rows();
 	test_answers();
 	test_refusals();
+	test_sharing();
 	owner_close(&owner);
 	rig_kill(&rig, 9);
 	rig_remove(&rig);
