@@ -26,6 +26,7 @@ PARTS = {
     "deltas": "deltas.deltas",
     "distances": "distances.distances",
     "knn": "knn.knn",
+    "knn_device": "knn_device.knn_device",
     "graphs": "graphs.graphs",
     "clients": "clients.clients",
 }

