@@ -37,7 +37,10 @@ NAME(dot_segment) (const int8_t *row, const int16_t *query, size_t n)
 	{
 #pragma GCC unroll 4
 		for (int v = 0; v < 4; v++)
+		{
 			acc[v] = whole_multiply_add(acc[v], whole_row(row + v * STEP), whole_query(query + v * STEP));
+			KEEP(acc[v]);
+		}
 		row += 4 * STEP;
 		query += 4 * STEP;
 	}

@@ -30,6 +30,7 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 bool		ga_sync_following = false;
 
@@ -45,6 +46,19 @@ typedef struct Class
 	const char *existing;		/* of the table: what has no fact yet, at the time when it was written */
 	bool		tensors;		/* its parts are hashes of tensors */
 } Class;
+
+/*
+ * Statements of this file are planned once in a backend: planning them takes longer than running them. Not for many rows,
+ * though, for which another plan may be the right one.
+ */
+#define FEW_ROWS 100
+
+typedef struct Plans
+{
+	SPIPlanPtr	insert;
+	SPIPlanPtr	update;
+	SPIPlanPtr	delete;
+} Plans;
 
 #define NOT_YET(class, object, part) \
 	" WHERE NOT EXISTS (SELECT FROM gpuagent_store.head h WHERE h.class = '" class "' AND h.object = " object " AND h.part = " part ")"
@@ -139,7 +153,9 @@ static const Class classes[] = {
 static const char *const publish_contents =
 "WITH RECURSIVE wanted AS ("
 "SELECT DISTINCT p.hash FROM gpuagent_store.change c CROSS JOIN LATERAL unnest(c.parts) p(hash) "
-"WHERE c.origin = $1 AND c.seq >= $2 AND c.class = 'weight' AND p.hash IS NOT NULL "
+"WHERE c.origin = $1 AND c.seq >= $2 AND p.hash IS NOT NULL "
+/* Not by the index of keys, which has all facts of the class. */
+"AND c.class || '' = 'weight' "
 "AND NOT EXISTS (SELECT FROM gpuagent_store.payload y WHERE y.hash = p.hash AND y.origin = $1)), "
 "root AS (SELECT DISTINCT ON (t.hash) t.hash, t.dtype, t.shape, t.nbytes, t.root FROM gpuagent_store.tensor t JOIN wanted w ON w.hash = t.hash), "
 "tree(hash, dtype) AS ("
@@ -166,18 +182,37 @@ static struct
 	int64		hlc;
 }			writer;
 
-/* Values of a row of one query; false for none, or a NULL. */
+/* Runs a statement, planned the first time; transition tables that it reads are registered. Returns the rows processed. */
+static uint64
+run(SPIPlanPtr *plan, const char *query, int nargs, Oid *types, Datum *args)
+{
+	int			rc;
+
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	fresh = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_GENERIC_PLAN);
+
+		if (fresh == NULL)
+			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+		SPI_keepplan(fresh);
+		*plan = fresh;
+	}
+	rc = SPI_execute_plan(*plan, args, NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "facts cannot be written: %s", SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+/* First value of the first row of a query without parameters; false for none, or a NULL. */
 static bool
-fetch(const char *query, int64 *number, pg_uuid_t *uuid)
+fetch(SPIPlanPtr *plan, const char *query, int64 *number, pg_uuid_t *uuid)
 {
 	bool		isnull = true;
-	Datum		value;
+	Datum		value = (Datum) 0;
 
-	if (SPI_execute(query, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "a query for the node failed");
-	if (SPI_processed == 0)
-		return false;
-	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	run(plan, query, 0, NULL, NULL);
+	if (SPI_processed > 0)
+		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (isnull)
 		return false;
 	if (number)
@@ -191,9 +226,12 @@ fetch(const char *query, int64 *number, pg_uuid_t *uuid)
 static void
 begin_transaction(void)
 {
+	static SPIPlanPtr find_site = NULL;
+	static SPIPlanPtr find_clock = NULL;
+
 	if (writer.xact == ga_local_xid())
 		return;
-	writer.node = fetch("SELECT s.origin FROM gpuagent_store.site s WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)",
+	writer.node = fetch(&find_site, "SELECT s.origin FROM gpuagent_store.site s WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)",
 					 NULL, &writer.uuid);
 	writer.origin = UUIDPGetDatum(&writer.uuid);
 	writer.hlc = 0;
@@ -202,7 +240,7 @@ begin_transaction(void)
 		int64		seen = 0;
 		int64		ms = GetCurrentTimestamp() / 1000 + INT64CONST(1000) * SECS_PER_DAY * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE);
 
-		fetch("SELECT max(c.hlc) FROM gpuagent_store.change c", &seen, NULL);
+		fetch(&find_clock, "SELECT max(c.hlc) FROM gpuagent_store.change c", &seen, NULL);
 		writer.hlc = ga_hlc_tick(seen, ms);
 	}
 	writer.xact = ga_local_xid();
@@ -228,34 +266,40 @@ enter_settings(void)
 static int64
 first_number(void)
 {
+	static SPIPlanPtr plan = NULL;
 	int64		next = 0;
 
-	fetch("SELECT nextval('gpuagent_store.change_seq')", &next, NULL);
+	fetch(&plan, "SELECT nextval('gpuagent_store.change_seq')", &next, NULL);
 	return next;
 }
 
 /* Makes facts of a class out of items. Connected to SPI, as the owner, with a node. */
 static void
-write_facts(const Class *class, const char *items)
+write_facts(const Class *class, SPIPlanPtr *plan, const char *items)
 {
 	Oid			types[4] = {TEXTOID, UUIDOID, INT8OID, BOOLOID};
 	Datum		args[4] = {CStringGetTextDatum(class->name), writer.origin, Int64GetDatum(writer.hlc), BoolGetDatum(class->table != NULL)};
-	char	   *query = psprintf(WRITE_BEFORE "%s" WRITE_AFTER, items);
 	int64		first = class->tensors ? first_number() : 0;
-	int			rc = SPI_execute_with_args(query, 4, types, args, NULL, false, 0);
+	char	   *query = *plan ? NULL : psprintf(WRITE_BEFORE "%s" WRITE_AFTER, items);
 
-	if (rc < 0)
-		elog(ERROR, "facts cannot be written: %s", SPI_result_code_string(rc));
-	if (class->tensors && SPI_processed > 0)
+	if (run(plan, query, 4, types, args) > 0 && class->tensors)
 	{
+		static SPIPlanPtr contents = NULL;
 		Oid			content_types[2] = {UUIDOID, INT8OID};
 		Datum		content_args[2] = {writer.origin, Int64GetDatum(first)};
 
-		rc = SPI_execute_with_args(publish_contents, 2, content_types, content_args, NULL, false, 0);
-		if (rc < 0)
-			elog(ERROR, "contents cannot be published: %s", SPI_result_code_string(rc));
+		run(&contents, publish_contents, 2, content_types, content_args);
 	}
-	pfree(query);
+}
+
+/* The same, of items that are written once. */
+static void
+write_facts_once(const Class *class, const char *items)
+{
+	SPIPlanPtr	plan = NULL;
+
+	write_facts(class, &plan, items);
+	SPI_freeplan(plan);
 }
 
 static const Class *
@@ -274,9 +318,13 @@ PG_FUNCTION_INFO_V1(ga_publish);
 Datum
 ga_publish(PG_FUNCTION_ARGS)
 {
+	static Plans plans[lengthof(classes)];
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const Class *class;
 	const char *items;
+	Plans	   *known;
+	SPIPlanPtr *plan;
+	int64		rows = 0;
 	GaTableUser before;
 	int			nest;
 
@@ -287,7 +335,14 @@ ga_publish(PG_FUNCTION_ARGS)
 	class = class_of_table(RelationGetRelationName(trigger->tg_relation));
 	items = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ? class->insert :
 		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? class->update : class->delete;
-	if (ga_sync_following || !*class->enabled)
+	known = &plans[class - classes];
+	plan = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ? &known->insert :
+		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? &known->update : &known->delete;
+	if (trigger->tg_newtable)
+		rows = tuplestore_tuple_count(trigger->tg_newtable);
+	if (trigger->tg_oldtable)
+		rows = Max(rows, tuplestore_tuple_count(trigger->tg_oldtable));
+	if (ga_sync_following || !*class->enabled || rows == 0)
 		return PointerGetDatum(NULL);
 
 	nest = enter_settings();
@@ -296,8 +351,10 @@ ga_publish(PG_FUNCTION_ARGS)
 		elog(ERROR, "rows of a statement cannot be read");
 	before = ga_table_enter_owner("change");
 	begin_transaction();
-	if (writer.node)
-		write_facts(class, items);
+	if (writer.node && rows > FEW_ROWS)
+		write_facts_once(class, items);
+	else if (writer.node)
+		write_facts(class, plan, items);
 	ga_table_leave_owner(before);
 	SPI_finish();
 	AtEOXact_GUC(false, nest);
@@ -317,7 +374,7 @@ ga_publish_existing(PG_FUNCTION_ARGS)
 	begin_transaction();
 	for (int i = 0; i < lengthof(classes); i++)
 		if (writer.node && *classes[i].enabled)
-			write_facts(&classes[i], classes[i].existing);
+			write_facts_once(&classes[i], classes[i].existing);
 	ga_table_leave_owner(before);
 	SPI_finish();
 	AtEOXact_GUC(false, nest);
@@ -339,7 +396,7 @@ ga_publish_fact(PG_FUNCTION_ARGS)
 	before = ga_table_enter_owner("change");
 	begin_transaction();
 	if (writer.node)
-		write_facts(&class, psprintf("SELECT %s::text AS object, ''::text AS part, false AS deleted, 0::bigint AS version, "
+		write_facts_once(&class, psprintf("SELECT %s::text AS object, ''::text AS part, false AS deleted, 0::bigint AS version, "
 									 "NULL::float8 AS fitness, " NOW " AS hlc, %s::jsonb AS body, NULL::bytea[] AS parts",
 									 quote_literal_cstr(object), quote_literal_cstr(body)));
 	ga_table_leave_owner(before);
@@ -363,7 +420,7 @@ ga_publish_again(PG_FUNCTION_ARGS)
 	before = ga_table_enter_owner("change");
 	begin_transaction();
 	if (writer.node)
-		write_facts(&class, psprintf("SELECT c.object, c.part, c.deleted, c.version, c.fitness, " NOW " AS hlc, c.body, c.parts "
+		write_facts_once(&class, psprintf("SELECT c.object, c.part, c.deleted, c.version, c.fitness, " NOW " AS hlc, c.body, c.parts "
 									 "FROM gpuagent_store.change c WHERE c.origin = '%s' AND c.seq = " INT64_FORMAT,
 									 origin, PG_GETARG_INT64(1)));
 	ga_table_leave_owner(before);
