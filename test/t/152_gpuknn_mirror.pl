@@ -154,6 +154,102 @@ my $reference = $node->safe_psql('postgres', 'SET enable_indexscan = off; SELECT
 is(join("\n", map { (split /\|/)[1] // '' } split /\n/, $found), join("\n", map { (split /\|/)[1] // '' } split /\n/, $reference), 'distances in order');
 is(join("\n", sort split /\n/, $found), join("\n", sort split /\n/, $reference), 'all rows once');
 
+# ---- a device that does not answer ----
+
+sub device_pid { return $node->safe_psql('postgres', q{SELECT service_pid FROM stat_device WHERE device = 'cuda:0'}) }
+my $by_index = 'SET enable_seqscan = off; SET enable_sort = off; ';
+
+$node->poll_query_until('postgres', q{SELECT same FROM nearest('<->', vector(7), 10); SELECT resident FROM stat_index WHERE index = 'item_l2'::regclass}, "t\nt");
+my $pid = device_pid();
+kill 'STOP', $pid;
+fails_with($node, $by_index . q{SET statement_timeout = '300ms'; SELECT id FROM item ORDER BY e <-> vector(7) LIMIT 10}, '57014', 'a timeout ends the wait for an answer');
+kill 'CONT', $pid;
+right('after that', by => 'device');
+$node->safe_psql('postgres', 'REINDEX INDEX item_l2');
+kill 'STOP', $pid;
+fails_with($node, $by_index . q{SET statement_timeout = '300ms'; SELECT id FROM item ORDER BY e <-> vector(7) LIMIT 10}, '57014', 'and the wait for a copy');
+right('others do not wait for it', by => 'host');
+kill 'CONT', $pid;
+ok($node->poll_query_until('postgres', q{SELECT same FROM nearest('<->', vector(7), 10); SELECT resident FROM stat_index WHERE index = 'item_l2'::regclass}, "t\nt"),
+	'the copy is made later');
+
+# ---- writers, vacuum, scans, and kills of the device, all at once ----
+
+my $dir = $node->basedir;
+append_to_file("$dir/check.sql", q{
+\set n random(1, 9000)
+\set k random(1, 300)
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT 1 / same::int FROM nearest('<->', vector(:n), :k);
+COMMIT;
+});
+append_to_file("$dir/write.sql", q{
+\set n random(1, 9000)
+\set m random(1, 30)
+BEGIN;
+DELETE FROM item WHERE ctid = ANY (ARRAY(SELECT ctid FROM item OFFSET :n LIMIT :m));
+INSERT INTO item SELECT i, vector(i) FROM generate_series(:n, :n + :m - 1) i;
+COMMIT;
+});
+append_to_file("$dir/vacuum.sql", "VACUUM (TRUNCATE off) item;\n");
+my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 6, '-t', $ENV{GA_TEST_LONG} ? 1000 : 40, '-h', $node->host, '-p', $node->port,
+		'-f', "$dir/check.sql\@12", '-f', "$dir/write.sql\@4", '-f', "$dir/vacuum.sql\@1", 'postgres' ], '>', \my $pgbench, '2>', \my $pgbench_err);
+while ($load->pumpable)
+{
+	$pid = device_pid();
+	kill 'KILL', $pid if $pid;
+	my $until = time + 1;
+	$load->pump_nb, select(undef, undef, undef, 0.02) while $load->pumpable && time <= $until;
+}
+ok($load->finish, 'all answers are right, and no query fails') || diag $pgbench_err;
+ok($node->poll_query_until('postgres', q{SELECT same FROM nearest('<->', vector(7), 10); SELECT resident FROM stat_index WHERE index = 'item_l2'::regclass}, "t\nt"),
+	'the copy comes back');
+ok($node->safe_psql('postgres', q{SELECT gpuagent_store.check_gpuknn('item_l2') > 0}), 'the index is whole');
+right('and after all that');
+
+# ---- a standby, and a server whose device has little memory ----
+
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+wait_for_service($standby);
+right('a standby', node => $standby);
+$node->safe_psql('postgres', $_) foreach (q{DELETE FROM item WHERE id % 30 = 7}, 'VACUUM item', q{INSERT INTO item SELECT i, vector(i) FROM generate_series(70001, 70200) i});
+$node->wait_for_catchup($standby);
+right('a standby that has replayed changes', node => $standby, n => 300);
+$node->safe_psql('postgres', 'REINDEX INDEX item_l2');
+$node->wait_for_catchup($standby);
+right('and a rebuild', node => $standby, n => 300);
+$standby->promote;
+$standby->safe_psql('postgres', q{INSERT INTO item SELECT i, vector(i) FROM generate_series(80001, 80100) i});
+right('and was promoted', node => $standby, n => 300);
+$standby->stop;
+
+my $small = PostgreSQL::Test::Cluster->new('small');
+$small->init_from_backup($node, 'base');
+my $bytes = $node->safe_psql('postgres', q{SELECT greatest(index_bytes * 5 / 4 + 4000000, 8000000) / 1048576 FROM stat_index WHERE index = 'item_l2'::regclass});
+$small->append_conf('postgresql.conf', "gpuagent.cache_size = '${bytes}MB'\n");
+$small->start;
+wait_for_service($small);
+right('one copy fits', node => $small);
+ok($small->poll_query_until('postgres', q{SELECT same FROM nearest('<=>', vector(7), 10);
+	SELECT string_agg(resident::text, ' ' ORDER BY index::text) FROM stat_index}, "t\ntrue false"), 'another one takes its memory once it was not in use for a while');
+ok($small->poll_query_until('postgres', q{SELECT same FROM nearest('<->', vector(7), 10);
+	SELECT string_agg(resident::text, ' ' ORDER BY index::text) FROM stat_index}, "t\nfalse true"), 'and the other way round');
+$small->safe_psql('postgres', q{SELECT gpuagent.setup(); SELECT gpuagent.store_swarm('pop', (SELECT array_agg(i)::real[]::swarm_tensor FROM generate_series(1, 2000000) i))});
+is_value($small, q{SELECT device FROM gpuagent.map_swarm('pop', device => 'cuda')}, 'cuda:0', 'mapped memory');
+is_value($small, q{SELECT count(*) FROM stat_memory WHERE kind = 'mirror'}, '0', 'goes before a copy');
+right('which then cannot be made', node => $small, by => 'host');
+is_value($small, q{SELECT last_fallback_reason FROM stat_index WHERE index = 'item_l2'::regclass}, 'the index could not be copied to the device', 'the reason');
+$small->stop;
+
+# ---- who may look ----
+
+$node->safe_psql('postgres', q{CREATE ROLE reader; SELECT gpuagent.setup(); SELECT gpuagent.grant_access('reader', 'read')});
+is_value($node, q{SET ROLE reader; SELECT count(*) FROM stat_index; SELECT count(*) FROM stat_memory WHERE kind = 'mirror' AND object = 'public.item_l2'}, "2\n1", 'a role with level read sees indexes and copies');
+
 $node->safe_psql('postgres', 'DROP INDEX item_l2');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM stat_memory WHERE kind = 'mirror' AND object IS DISTINCT FROM 'public.item_cosine'}), 'no memory is left of an index that is dropped');
 $node->stop;
