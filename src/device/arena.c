@@ -303,6 +303,18 @@ ga_arena_free(char *memory)
 	ConditionVariableBroadcast(&arena->freed);
 }
 
+uint32
+ga_arena_held(void)
+{
+	return held;
+}
+
+void
+ga_arena_release(void)
+{
+	release_level(0);
+}
+
 uint64
 ga_arena_limit(void)
 {

@@ -274,6 +274,39 @@ ga_client_upload(uint64 region, int device, uint64 offset, const char *data, uin
 }
 
 void
+ga_upload_begin(GaUpload *upload, uint64 region, int device, uint64 nbytes)
+{
+	Assert(device >= 0);
+	*upload = (GaUpload) {.region = region,.device = device,.piece = Min(piece_bytes(), TYPEALIGN(64, nbytes))};
+	operation_begins(device, (nbytes + GA_LEAF - 1) / GA_LEAF);
+	upload->buffers = ga_arena_alloc(2 * upload->piece);
+}
+
+char *
+ga_upload_buffer(GaUpload *upload)
+{
+	return upload->buffers + upload->turn * upload->piece;
+}
+
+void
+ga_upload_send(GaUpload *upload, uint64 offset, uint64 nbytes)
+{
+	if (upload->pending)
+		(void) ga_request_finish();
+	submit_transfer(GA_OP_UPLOAD, upload->device, upload->region, offset, ga_upload_buffer(upload), nbytes);
+	upload->pending = true;
+	upload->turn = 1 - upload->turn;
+}
+
+void
+ga_upload_end(GaUpload *upload)
+{
+	if (upload->pending)
+		(void) ga_request_finish();
+	ga_arena_free(upload->buffers);
+}
+
+void
 ga_client_download(uint64 region, int device, uint64 offset, char *data, uint64 nbytes)
 {
 	uint64		piece = piece_bytes();

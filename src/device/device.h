@@ -86,6 +86,26 @@ extern bool ga_region_in_step(uint64 region);
 extern void ga_region_upload(uint64 region, int device, uint64 offset, const char *data, uint64 nbytes);
 extern void ga_region_download(uint64 region, int device, uint64 offset, char *data, uint64 nbytes);
 
+/*
+ * Uploads to a GPU of what the caller produces in place: he fills a buffer while
+ * the device copies the one before, and does nothing else with devices meanwhile.
+ */
+typedef struct GaUpload
+{
+	uint64		region;
+	int			device;
+	uint64		piece;			/* bytes of a buffer */
+	char	   *buffers;		/* two */
+	int			turn;
+	bool		pending;
+} GaUpload;
+
+/* Buffers for so many bytes, or a few MB at most. */
+extern void ga_upload_begin(GaUpload *upload, uint64 region, int device, uint64 nbytes);
+extern char *ga_upload_buffer(GaUpload *upload);
+extern void ga_upload_send(GaUpload *upload, uint64 offset, uint64 nbytes);
+extern void ga_upload_end(GaUpload *upload);
+
 /* From region to region of one device. */
 extern void ga_region_copy(int device, uint64 source, uint64 target, uint64 nbytes);
 

@@ -36,6 +36,13 @@ extern char *ga_arena_alloc(uint64 nbytes);
 extern void ga_arena_free(char *blocks);
 extern uint64 ga_arena_limit(void);
 
+/*
+ * Blocks that this process holds, and giving all of them back as the end of the
+ * transaction does: for who catches an error of an operation, and held none before.
+ */
+extern uint32 ga_arena_held(void);
+extern void ga_arena_release(void);
+
 /* Bytes in use, for stat_memory. */
 extern uint64 ga_arena_used(void);
 

@@ -213,6 +213,7 @@ gpuknn_mirror_ask(Relation index, const GpuknnAsk *ask, GaKnnDevicePair *pairs, 
 {
 	MemoryContext context = CurrentMemoryContext;
 	const char *volatile why = NULL;
+	bool		holds = mirrors != NULL && ga_arena_held() > 0;
 
 	*reason = NULL;
 	if (!is_wanted(index, ask))
@@ -234,6 +235,8 @@ gpuknn_mirror_ask(Relation index, const GpuknnAsk *ask, GaKnnDevicePair *pairs, 
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 		ga_request_abandon();
+		if (!holds)
+			ga_arena_release();
 		why = "the device failed";
 	}
 	PG_END_TRY();

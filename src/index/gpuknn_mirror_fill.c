@@ -15,9 +15,6 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-/* Bytes that are copied from pages before they go to the device. */
-#define PIECE_BYTES ((size_t) 8 * 1024 * 1024)
-
 /* A mirror has room for an eighth more slots than there are, and for so many bytes at least. */
 #define SPARE_BYTES ((uint64) 1024 * 1024)
 
@@ -27,11 +24,9 @@
 typedef struct Fill
 {
 	Relation	index;
-	uint64		region;
-	int			device;
 	size_t		record_bytes;
 	uint32		stride;
-	char	   *piece;
+	GaUpload	upload;
 	size_t		piece_slots;
 	BufferAccessStrategy strategy;
 } Fill;
@@ -40,40 +35,53 @@ static void
 begin(Fill *fill, Relation index, const MirrorEntry *entry, uint64 slots)
 {
 	fill->index = index;
-	fill->region = entry->region;
-	fill->device = entry->device;
 	fill->record_bytes = entry->record_bytes;
 	fill->stride = mirror_stride(fill->record_bytes);
-	fill->piece_slots = Max(Min(PIECE_BYTES / fill->stride, slots), 1);
-	fill->piece = palloc_extended(fill->piece_slots * fill->stride, MCXT_ALLOC_ZERO);
+	gpuknn_mirror_at_device = true;
+	ga_upload_begin(&fill->upload, entry->region, entry->device, Max(slots, 1) * fill->stride);
+	gpuknn_mirror_at_device = false;
+	fill->piece_slots = fill->upload.piece / fill->stride;
 	fill->strategy = gpuknn_end_block(fill->record_bytes, slots) > NBuffers / 4 ? GetAccessStrategy(BAS_BULKREAD) : NULL;
 }
 
 static void
 end(Fill *fill)
 {
+	gpuknn_mirror_at_device = true;
+	ga_upload_end(&fill->upload);
+	gpuknn_mirror_at_device = false;
 	if (fill->strategy != NULL)
 		FreeAccessStrategy(fill->strategy);
-	pfree(fill->piece);
 }
 
-/* Takes n bytes that follow those of the piece so far: slots are further apart there. */
+/* Takes n bytes that follow those `done`: slots are further apart there, with zeros between them. */
 static void
 put_bytes(Fill *fill, uint64 *done, const char *bytes, size_t n)
 {
+	char	   *piece = ga_upload_buffer(&fill->upload);
+
+	if (fill->stride == fill->record_bytes)
+	{
+		memcpy(piece + *done, bytes, n);
+		*done += n;
+		return;
+	}
 	while (n > 0)
 	{
 		size_t		at = *done % fill->record_bytes;
 		size_t		some = Min(n, fill->record_bytes - at);
 
-		memcpy(fill->piece + *done / fill->record_bytes * fill->stride + at, bytes, some);
+		char	   *slot = piece + *done / fill->record_bytes * fill->stride;
+
+		memcpy(slot + at, bytes, some);
+		memset(slot + fill->record_bytes, 0, fill->stride - fill->record_bytes);
 		*done += some;
 		bytes += some;
 		n -= some;
 	}
 }
 
-/* Reads n slots into the piece. */
+/* Reads n slots into the buffer. */
 static void
 read_slots(Fill *fill, uint64 first, uint64 n)
 {
@@ -101,7 +109,7 @@ copy_slots(Fill *fill, uint64 first, uint64 end_slot)
 		n = Min(fill->piece_slots, end_slot - first);
 		read_slots(fill, first, n);
 		gpuknn_mirror_at_device = true;
-		ga_region_upload(fill->region, fill->device, first * fill->stride, fill->piece, n * fill->stride);
+		ga_upload_send(&fill->upload, first * fill->stride, n * fill->stride);
 		gpuknn_mirror_at_device = false;
 	}
 }
