@@ -248,6 +248,7 @@ $small->stop;
 # ---- who may look ----
 
 $node->safe_psql('postgres', q{CREATE ROLE reader; SELECT gpuagent.setup(); SELECT gpuagent.grant_access('reader', 'read')});
+right('once more, after the rebuild');
 is_value($node, q{SET ROLE reader; SELECT count(*) FROM stat_index; SELECT count(*) FROM stat_memory WHERE kind = 'mirror' AND object = 'public.item_l2'}, "2\n1", 'a role with level read sees indexes and copies');
 
 $node->safe_psql('postgres', 'DROP INDEX item_l2');
