@@ -46,8 +46,8 @@ DECLARE
 BEGIN
     PERFORM gpuagent_store.require_graph(graph);
     PERFORM gpuagent_store.metric_operator(metric);
-    IF storage IS NULL OR storage NOT IN ('f16', 'f32') THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('unknown storage "%s"', storage), HINT = 'Use f16 or f32.';
+    IF storage IS NULL OR storage NOT IN ('f16', 'f32', 'int8') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('unknown storage "%s"', storage), HINT = 'Use f16, f32 or int8.';
     END IF;
     IF NOT pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = 'gpuagent.graph_node'::regclass), 'USAGE') THEN
         RAISE insufficient_privilege USING
@@ -87,4 +87,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent.index_knowledge_graph(text, text, text) IS
-    'makes the gpuknn index that search_knowledge_graph uses for a graph, or replaces one of another metric, storage or dimension; returns it. metric: l2, ip, cosine or l1, becomes that of the graph, NULL: the graph''s, cosine if it has none; storage: f16 or f32. For the owner of graph_node; writers of nodes wait meanwhile. Unknown graph: 42704; no dimension yet: 55000';
+    'makes the gpuknn index that search_knowledge_graph uses for a graph, or replaces one of another metric, storage or dimension; returns it. metric: l2, ip, cosine or l1, becomes that of the graph, NULL: the graph''s, cosine if it has none; storage: f16, f32 or int8. For the owner of graph_node; writers of nodes wait meanwhile. Unknown graph: 42704; no dimension yet: 55000';

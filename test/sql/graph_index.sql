@@ -63,7 +63,7 @@ ANALYZE graph_node;
 
 -- each metric and storage, with ties at the end, filters, distances; the scan is the reference
 CREATE TABLE pg_temp.q AS
-    SELECT m.metric, s.storage, c.* FROM unnest('{l2,ip,cosine,l1}'::text[]) m(metric), unnest('{f16,f32}'::text[]) s(storage),
+    SELECT m.metric, s.storage, c.* FROM unnest('{l2,ip,cosine,l1}'::text[]) m(metric), unnest('{f16,f32,int8}'::text[]) s(storage),
         (VALUES (1, 10, NULL::jsonb, NULL::float8), (77, 1, NULL, NULL), (500, 100, '{"m": 3}', NULL), (999, 20, NULL, 0.5), (3, 0, NULL, NULL), (8, 3, '{"m": 9}', NULL)) c(i, k, f, d);
 CREATE TABLE pg_temp.r (metric text, storage text, i int, same boolean, rows int, scans bigint, scans_off bigint);
 DO $$
