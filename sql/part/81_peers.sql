@@ -151,8 +151,9 @@ BEGIN
     END IF;
     me := gpuagent_store.begin_node();
     link := gpuagent_store.link_name(me, other);
-    EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent WITH (create_slot = false, slot_name = %1$L, copy_data = true, binary = true)',
-        link, conninfo);
+    -- A copy drops its slot on the peer after a commit that says so: were it lost in a crash, the copy would want that slot for ever.
+    EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent '
+        'WITH (create_slot = false, slot_name = %1$L, copy_data = true, binary = true, synchronous_commit = local)', link, conninfo);
     INSERT INTO gpuagent.peer (peer, origin, subscription, slot) VALUES ($1, other, link, link);
     PERFORM gpuagent_store.slot_at_commit(conninfo, link, true, false);
 END

@@ -86,6 +86,8 @@ fails_with($a, q{SELECT gpuagent.drop_peer('b')}, '42704', 'no such peer');
 fails_with($a, q{BEGIN; SELECT gpuagent.add_peer('b', NULL)}, '22004', 'no connection');
 
 add_peer($a, $b);
+# With lost commits a crash would leave a copy that waits for a slot that is gone.
+is_value($a, q{SELECT subsynccommit FROM pg_subscription}, 'local', 'what a copy says of itself is flushed');
 fails_with($a, sprintf(q{SELECT gpuagent.add_peer('again', $$%s$$)}, conninfo($b)), '42710', 'a node is a peer once');
 add_peer($b, $a);
 in_step('two nodes with data are in step', $a, $b);
