@@ -148,7 +148,7 @@ gpuknn_mirror_unlock(void)
 static void
 at_exit(int code, Datum arg)
 {
-	gpuknn_mirror_release();
+	gpuknn_mirror_release(false);
 }
 
 void
@@ -198,16 +198,33 @@ gpuknn_mirror_end_fill(void)
 	filling = NULL;
 }
 
-void
-gpuknn_mirror_release(void)
+/* Nobody makes a mirror for a while; what many see at once is one failure. */
+static void
+note_failure(MirrorEntry *entry)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (entry->retry_at > now)
+		return;
+	entry->failures = Min(entry->failures + 1, MIRROR_MOST_FAILURES);
+	entry->retry_at = TimestampTzPlusMilliseconds(now, MIRROR_RETRY_MS << (entry->failures - 1));
+}
+
+void
+gpuknn_mirror_release(bool failed)
+{
+	if (failed && pinned != NULL && filling == NULL)
+	{
+		LWLockAcquire(mirrors_lock, LW_EXCLUSIVE);
+		note_failure(pinned);
+		LWLockRelease(mirrors_lock);
+	}
 	if (filling != NULL)
 	{
 		/* A transfer may still be going on. */
 		LWLockAcquire(mirrors_lock, LW_EXCLUSIVE);
 		gpuknn_mirror_doom(filling);
-		filling->failures = Min(filling->failures + 1, 6);
-		filling->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 500 << filling->failures);
+		note_failure(filling);
 		gpuknn_mirror_end_fill();
 		gpuknn_mirror_unlock();
 		ConditionVariableBroadcast(&mirrors->filled);

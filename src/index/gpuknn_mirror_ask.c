@@ -147,6 +147,8 @@ ask_device(MirrorEntry *entry, const GpuknnAsk *ask, GaKnnDevicePair *pairs, uin
 	ga_region_knn(entry->region, entry->device, &question, ask->after, ask->queries, pairs, counts);
 	gpuknn_mirror_at_device = false;
 	pg_atomic_write_u32(&entry->asked, 0);
+	if (entry->failures != 0)
+		entry->failures = 0;
 	gpuknn_mirror_unpin();
 }
 
@@ -224,14 +226,13 @@ gpuknn_mirror_ask(Relation index, const GpuknnAsk *ask, GaKnnDevicePair *pairs, 
 	}
 	PG_CATCH();
 	{
-		gpuknn_mirror_release();
-		ConditionVariableCancelSleep();
-		if (!gpuknn_mirror_at_device || !is_of_device(geterrcode()))
-		{
-			gpuknn_mirror_at_device = false;
-			PG_RE_THROW();
-		}
+		bool		of_device = gpuknn_mirror_at_device && is_of_device(geterrcode());
+
 		gpuknn_mirror_at_device = false;
+		gpuknn_mirror_release(of_device);
+		ConditionVariableCancelSleep();
+		if (!of_device)
+			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 		ga_request_abandon();

@@ -206,7 +206,6 @@ publish(MirrorEntry *entry, const GpuknnMeta *meta, int64 load_us)
 		entry->ready = true;
 		entry->length = meta->length;
 		entry->changes = meta->changes;
-		entry->failures = 0;
 		if (load_us > 0)
 			entry->load_us = load_us;
 	}

@@ -26,6 +26,10 @@
 /* So many unanswered questions, more than can be on their way at once, and it is made anew. */
 #define MIRROR_FAILURES (MaxBackends + 8)
 
+/* After a failure, and twice as long after each of a few more. */
+#define MIRROR_RETRY_MS 500
+#define MIRROR_MOST_FAILURES 7
+
 #define MIRROR_REASON_LEN 64
 
 typedef struct MirrorEntry
@@ -43,7 +47,7 @@ typedef struct MirrorEntry
 
 	/* after a failure, nobody tries to make a mirror before retry_at */
 	TimestampTz retry_at;
-	int			failures;		/* in a row */
+	int			failures;		/* since the last answer; who resets it has no lock */
 
 	/* the mirror; region 0: none */
 	uint64		region;
@@ -106,8 +110,8 @@ extern void gpuknn_mirror_unpin(void);
 extern void gpuknn_mirror_begin_fill(MirrorEntry *entry);
 extern void gpuknn_mirror_end_fill(void);
 
-/* After an error: ends both; what was being filled is given up. Never throws. */
-extern void gpuknn_mirror_release(void);
+/* After an error, of the device or not: ends both; what was being filled is given up. Never throws. */
+extern void gpuknn_mirror_release(bool failed);
 
 /* Gives up mirrors for one of so many bytes; whether there were any. */
 extern bool gpuknn_mirror_make_way(int device, uint64 nbytes);
