@@ -251,6 +251,16 @@ $node->safe_psql('postgres', q{CREATE ROLE reader; SELECT gpuagent.setup(); SELE
 right('once more, after the rebuild');
 is_value($node, q{SET ROLE reader; SELECT count(*) FROM stat_index; SELECT count(*) FROM stat_memory WHERE kind = 'mirror' AND object = 'public.item_l2'}, "2\n1", 'a role with level read sees indexes and copies');
 
+# ---- what goes ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', $_) foreach ('CREATE EXTENSION gpuagent', q{
+	CREATE TABLE item AS SELECT i AS id, (SELECT array_agg(sin(i * k))::real[]::embedding FROM generate_series(1, 1000) k) AS e FROM generate_series(1, 2500) i;
+	CREATE INDEX ON item USING gpuknn (e embedding_l2_ops) WITH (dim = 1000)});
+is($node->safe_psql('other', 'SET enable_seqscan = off; SET enable_sort = off; SELECT id FROM item ORDER BY e <-> (SELECT e FROM item WHERE id = 70) LIMIT 1'), '70', 'another database');
+is_value($node, q{SELECT object IS NULL FROM stat_memory WHERE kind = 'mirror' AND database = 'other'}, 't', 'whose names are its own');
+$node->safe_psql('postgres', 'DROP DATABASE other');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM stat_memory WHERE kind = 'mirror' AND database IS DISTINCT FROM 'postgres'}), 'no memory is left of a database that is dropped');
 $node->safe_psql('postgres', 'DROP INDEX item_l2');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM stat_memory WHERE kind = 'mirror' AND object IS DISTINCT FROM 'public.item_cosine'}), 'no memory is left of an index that is dropped');
 $node->stop;
