@@ -91,3 +91,9 @@ COMMENT ON FUNCTION gpuagent_store.mirrors() IS 'rows of stat_memory: copies of 
 CREATE FUNCTION gpuagent_store.reset_index_stats() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_reset_index_stats_sql' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION gpuagent_store.reset_index_stats() IS 'reset_stats(''index'')';
+
+CREATE FUNCTION gpuagent.knn_join(index regclass, queries gpuagent.swarm_tensor, k bigint DEFAULT 10)
+    RETURNS TABLE (query bigint, tid tid, distance float8)
+    AS 'MODULE_PATHNAME', 'gpuknn_join' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+COMMENT ON FUNCTION gpuagent.knn_join(regclass, gpuagent.swarm_tensor, bigint) IS
+    'the k nearest rows of each of many queries by a gpuknn index: queries are counted from 1, rows by their ctid';

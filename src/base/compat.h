@@ -132,9 +132,9 @@
 
 /* 18 lets an index scan count for EXPLAIN. */
 #if PG_VERSION_NUM >= 180000
-#define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), NULL, (nkeys), 0)
+#define ga_index_beginscan(rel, index, snapshot, nkeys, norderbys) index_beginscan((rel), (index), (snapshot), NULL, (nkeys), (norderbys))
 #else
-#define ga_index_beginscan(rel, index, snapshot, nkeys) index_beginscan((rel), (index), (snapshot), (nkeys), 0)
+#define ga_index_beginscan(rel, index, snapshot, nkeys, norderbys) index_beginscan((rel), (index), (snapshot), (nkeys), (norderbys))
 #endif
 
 /* 18 counts what is disabled apart from costs, and asks vacuum whether it analyzes. */

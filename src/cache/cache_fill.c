@@ -196,7 +196,7 @@ ga_cache_fetch(Relation rel, const GaCacheKey *key, Snapshot snapshot, const GaC
 	ScanKeyEntryInitialize(&scan_key, 0, 1, BTEqualStrategyNumber, TEXTOID, C_COLLATION_OID, F_TEXTEQ,
 						   PointerGetDatum(id));
 	slot = table_slot_create(rel, NULL);
-	scan = ga_index_beginscan(rel, index, snapshot, 1);
+	scan = ga_index_beginscan(rel, index, snapshot, 1, 0);
 	index_rescan(scan, &scan_key, 1, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{

@@ -109,7 +109,10 @@ extern bool gpuknn_drain(IndexScanDesc scan, GpuknnScan *state);
 /* Replaces a bound by the operator's value; false when the snapshot sees no row there. */
 extern bool gpuknn_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair);
 
-/* Ends what gpuknn_value() holds. */
+/* The same of any pair, and which row the snapshot sees: an update may have put it at another tid than the index has. */
+extern bool gpuknn_visible_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair, ItemPointer tid);
+
+/* Ends what they hold. */
 extern void gpuknn_close_table(GpuknnScan *state);
 
 #endif							/* GA_GPUKNN_SCAN_H */

@@ -49,23 +49,28 @@ gpuknn_close_table(GpuknnScan *state)
 bool
 gpuknn_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair)
 {
+	ItemPointerData tid;
+
+	return pair->exact || gpuknn_visible_value(scan, state, pair, &tid);
+}
+
+bool
+gpuknn_visible_value(IndexScanDesc scan, GpuknnScan *state, GaKnnPair *pair, ItemPointer tid)
+{
 	ScanKey		orderby = &scan->orderByData[0];
 	GpuknnTable *table;
 	ExprContext *econtext;
 	MemoryContext old;
-	ItemPointerData tid;
 	Datum		value;
 	bool		isnull;
 	bool		again = false;
 	bool		dead = false;
 
-	if (pair->exact)
-		return true;
 	if (state->table == NULL)
 		state->table = open_table(scan, state);
 	table = state->table;
-	gpuknn_row_tid(scan->indexRelation, pair->row, &tid);
-	if (!table_index_fetch_tuple(table->fetch, &tid, scan->xs_snapshot, table->slot, &again, &dead))
+	gpuknn_row_tid(scan->indexRelation, pair->row, tid);
+	if (!table_index_fetch_tuple(table->fetch, tid, scan->xs_snapshot, table->slot, &again, &dead))
 		return false;
 
 	econtext = GetPerTupleExprContext(table->estate);

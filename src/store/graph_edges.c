@@ -335,7 +335,7 @@ scan_of(GaEdges *edges, EdgeScan *scan)
 {
 	if (scan->desc == NULL)
 	{
-		scan->desc = ga_index_beginscan(edges->table, scan->index, GetActiveSnapshot(), 2);
+		scan->desc = ga_index_beginscan(edges->table, scan->index, GetActiveSnapshot(), 2, 0);
 		scan->desc->xs_want_itup = true;
 	}
 	return scan->desc;

@@ -24,6 +24,7 @@ def knn(bench: Bench) -> None:
     for rows, dim in ((100_000, 768), (200_000, 384)):
         load(bench, conn, anchors, rows, dim)
         search(bench, conn, anchors, rows, dim)
+        join(bench, conn, anchors, rows, dim)
         build(bench, conn, rows, dim)
         conn.execute("DROP TABLE ours")
         for name in anchors:
@@ -69,6 +70,32 @@ def search(bench: Bench, conn, anchors, rows: int, dim: int) -> None:
     for other in anchors:
         if other != best:
             bench.compare(name, t["ours"], t[other], f"pgvector {other}", 0.1 if other == "vector" and dim > 500 else None)
+
+
+def join(bench: Bench, conn, anchors, rows: int, dim: int) -> None:
+    """Many queries at a time, against as many single ones."""
+    queries = 64
+
+    def ask() -> np.ndarray:
+        return bench.normal(queries, dim)
+
+    def joined(q: np.ndarray) -> list[list[int]]:
+        got = conn.execute(
+            "SELECT array_agg(i.id ORDER BY n.distance) FROM knn_join('ours_e', %b, 10) n JOIN ours i ON i.ctid = n.tid GROUP BY n.query ORDER BY n.query",
+            (Tensor(q, type="swarm_tensor"),),
+        )
+        return [r[0] for r in got.fetchall()]
+
+    q = ask()
+    assert joined(q) == [nearest(conn, v) for v in q]
+    actions = {"ours": Action(joined, ask), "single": Action(lambda q: [nearest(conn, v) for v in q], ask)}
+    if anchors:
+        actions["halfvec"] = Action(lambda q: [nearest_pgvector(conn, "halfvec", "halfvec", v) for v in q], ask)
+    t = bench.interleave(actions, reps=3)
+    name = f"{queries} x 10 nearest of {rows:,} x {dim}, knn_join"
+    bench.compare(name, t["ours"], t["single"], f"{queries} scans of gpuknn")
+    if anchors:
+        bench.compare(name, t["ours"], t["halfvec"], f"{queries} scans of pgvector halfvec", 0.1)
 
 
 def build(bench: Bench, conn, rows: int, dim: int) -> None:
