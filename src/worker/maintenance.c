@@ -5,9 +5,8 @@
  *
  * It runs as the bootstrap superuser, but no task does: see GaTask.
  *
- * SIGTERM: between tasks it ends after what is to be saved at exit; within a
- * task the task is broken off. When somebody waits for the database it ends at
- * once.
+ * SIGTERM: a task that runs is cancelled, then what is to be saved at exit is
+ * saved, and the process ends; at once when somebody waits for the database.
  */
 #include "base/compat.h"
 
@@ -49,8 +48,13 @@ typedef struct Schedule
 
 static Schedule schedule[MAX_TASKS];
 
-/* Set while the process may be broken off anywhere; a signal in between waits for the end of the loop. */
-static volatile sig_atomic_t breakable = true;
+/* What a signal to end breaks off. In between it waits for the end of the loop. */
+enum
+{
+	BREAKS_NOTHING, BREAKS_TASK, BREAKS_PROCESS
+};
+
+static volatile sig_atomic_t breakable = BREAKS_PROCESS;
 
 static void
 terminate(SIGNAL_ARGS)
@@ -58,8 +62,13 @@ terminate(SIGNAL_ARGS)
 	int			save_errno = errno;
 
 	ShutdownRequestPending = true;
-	if (breakable)
+	if (breakable == BREAKS_PROCESS)
 		die(postgres_signal_arg);
+	else if (breakable == BREAKS_TASK)
+	{
+		InterruptPending = true;
+		QueryCancelPending = true;
+	}
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
@@ -145,6 +154,21 @@ set_due(int number, bool failed)
 	s->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), failed ? s->delay : interval);
 }
 
+/* Logs what made a task fail, unless it was the signal to end, and ends its transaction. */
+static void
+give_up(const GaTask *task)
+{
+	HOLD_INTERRUPTS();
+	if (!ShutdownRequestPending || geterrcode() != ERRCODE_QUERY_CANCELED)
+	{
+		errcontext("maintenance task \"%s\"", task->function);
+		EmitErrorReport();
+	}
+	AbortCurrentTransaction();
+	FlushErrorState();
+	RESUME_INTERRUPTS();
+}
+
 /* A failure is logged and costs this task a pause. */
 static void
 run(int number)
@@ -155,7 +179,7 @@ run(int number)
 	volatile bool failed = false;
 
 	snprintf(query, sizeof(query), "SELECT gpuagent_store.%s()", task->function);
-	breakable = true;
+	breakable = BREAKS_TASK;
 	if (!ShutdownRequestPending || task->at_exit)
 	{
 		PG_TRY();
@@ -164,17 +188,13 @@ run(int number)
 		}
 		PG_CATCH();
 		{
-			HOLD_INTERRUPTS();
-			errcontext("maintenance task \"%s\"", task->function);
-			EmitErrorReport();
-			AbortCurrentTransaction();
-			FlushErrorState();
-			RESUME_INTERRUPTS();
+			give_up(task);
 			failed = true;
 		}
 		PG_END_TRY();
 	}
-	breakable = false;
+	breakable = BREAKS_NOTHING;
+	QueryCancelPending = false;
 	pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(context);
@@ -223,11 +243,11 @@ look_again(void)
 	MemoryContext context = CurrentMemoryContext;
 	GaFinding	finding;
 
-	breakable = true;
+	breakable = BREAKS_PROCESS;
 	StartTransactionCommand();
 	finding = ga_extension_state();
 	CommitTransactionCommand();
-	breakable = false;
+	breakable = BREAKS_NOTHING;
 	MemoryContextSwitchTo(context);
 	if (finding == GA_FOUND_EXTENSION)
 		return;

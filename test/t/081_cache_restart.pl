@@ -8,15 +8,23 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('main');
+my $node = new_node('main', conf => "gpuagent.discard_grace = 1\n");
 my $cached = q{SELECT agents FROM gpuagent.cache_stats() WHERE tier = 'host'};
 
 $node->safe_psql('postgres', q{INSERT INTO gpuagent.agent (id, state) SELECT 'a' || i, '[1,2]' FROM generate_series(1, 500) i});
 is_value($node, q{SELECT gpuagent.cache_agents(prefix => 'a1')}, '111', 'some are cached');
 $node->safe_psql('postgres', q{SELECT gpuagent.cached_state('a100') FROM generate_series(1, 3)});
 
-# By the maintenance worker, when the server stops and when it has started.
+# By the maintenance worker, when the server stops, whatever it does then, and when the server has started.
+is_served($node, 'postgres', 'the database has its worker');
+$node->safe_psql('postgres', 'CREATE TABLE public.slow ()');
+set_task($node, 'postgres', 'maintain_exports', q{WHILE to_regclass('public.slow') IS NOT NULL LOOP PERFORM pg_sleep(0.1); END LOOP});
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance' AND wait_event = 'PgSleep'})
+	or die 'the task does not run';
+my $logged = -s $node->logfile;
 $node->restart;
+unlike(slurp_file($node->logfile, $logged), qr/canceling statement/, 'a task that ends with the server is no failure');
+$node->safe_psql('postgres', 'DROP TABLE public.slow');
 ok($node->poll_query_until('postgres', q{SELECT agents = 111 FROM gpuagent.cache_stats() WHERE tier = 'host'}), 'they are again after a restart');
 is_value($node, q{SELECT gpuagent_store.reset_cache_stats(); SELECT count(gpuagent.cached_state('a' || i)) FROM generate_series(1, 500) i; SELECT hits, misses FROM gpuagent.cache_stats() WHERE tier = 'host'},
 	"\n500\n111|389", 'and they are those');
