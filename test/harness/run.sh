@@ -49,7 +49,7 @@ count_tap() {
 
 # Run a command once per file, counting its TAP: run_tap_files SUITE FILE... -- COMMAND...
 run_tap_files() {
-	local suite=$1 files=() file status passed=0 failed=0 log
+	local suite=$1 files=() file status passed=0 failed=0 log began
 	shift
 	while [ "$1" != -- ]; do
 		files+=("$1")
@@ -59,11 +59,12 @@ run_tap_files() {
 	for file in "${files[@]}"; do
 		log=$LOGS/$suite-$(basename "$file").log
 		status=0
+		began=$SECONDS
 		"$@" "$file" >"$log" 2>&1 || status=$?
 		count_tap "$log" "$status"
 		passed=$((passed + count_passed))
 		failed=$((failed + count_failed))
-		printf '   %-32s %4d passed %4d failed\n' "$(basename "$file")" "$count_passed" "$count_failed"
+		printf '   %-32s %4d passed %4d failed %4d s\n' "$(basename "$file")" "$count_passed" "$count_failed" $((SECONDS - began))
 		if [ "$count_failed" != 0 ]; then
 			grep -Ev '^ok\b' "$log" | tail -n 60 || true
 			add_failures "$suite $(basename "$file")" "$log"
