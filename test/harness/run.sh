@@ -47,9 +47,21 @@ count_tap() {
 	if [ $((count_passed + count_failed)) = 0 ]; then count_failed=1; fi
 }
 
-# Run a command once per file, counting its TAP: run_tap_files SUITE FILE... -- COMMAND...
+# Run a command on a file, which has its log; say how it went: run_tap_file SUITE FILE COMMAND...
+run_tap_file() {
+	local file=$2 log status=0 began=$SECONDS
+	log=$LOGS/$1-$(basename "$file").log
+	shift 2
+	"$@" "$file" >"$log" 2>&1 || status=$?
+	echo "$status" >"$log.status"
+	count_tap "$log" "$status"
+	printf '   %-32s %4d passed %4d failed %4d s\n' "$(basename "$file")" "$count_passed" "$count_failed" $((SECONDS - began))
+	if [ "$count_failed" != 0 ]; then grep -Ev '^ok\b' "$log" | tail -n 60 || true; fi
+}
+
+# Run a command once per file, so many at once as tap_jobs says, counting its TAP: run_tap_files SUITE FILE... -- COMMAND...
 run_tap_files() {
-	local suite=$1 files=() file status passed=0 failed=0 log began
+	local suite=$1 files=() file passed=0 failed=0 log
 	shift
 	while [ "$1" != -- ]; do
 		files+=("$1")
@@ -57,18 +69,16 @@ run_tap_files() {
 	done
 	shift
 	for file in "${files[@]}"; do
+		while [ "$(jobs -rp | wc -l)" -ge "${tap_jobs:-1}" ]; do wait -n || true; done
+		run_tap_file "$suite" "$file" "$@" &
+	done
+	wait
+	for file in "${files[@]}"; do
 		log=$LOGS/$suite-$(basename "$file").log
-		status=0
-		began=$SECONDS
-		"$@" "$file" >"$log" 2>&1 || status=$?
-		count_tap "$log" "$status"
+		count_tap "$log" "$(cat "$log.status" || echo 1)"
 		passed=$((passed + count_passed))
 		failed=$((failed + count_failed))
-		printf '   %-32s %4d passed %4d failed %4d s\n' "$(basename "$file")" "$count_passed" "$count_failed" $((SECONDS - began))
-		if [ "$count_failed" != 0 ]; then
-			grep -Ev '^ok\b' "$log" | tail -n 60 || true
-			add_failures "$suite $(basename "$file")" "$log"
-		fi
+		if [ "$count_failed" != 0 ]; then add_failures "$suite $(basename "$file")" "$log"; fi
 	done
 	add_result "$suite" "$passed" "$failed"
 }
@@ -88,16 +98,17 @@ find_files() {
 suite_check() { run_tap_files check "$GA_ROOT/test/harness/check.sh" -- env "GA_PG_CONFIG=$GA_PG_CONFIG" bash; }
 
 suite_unit() {
+	local tap_jobs=2
 	find_files unit "$GA_ROOT/test/unit" -name '*.c' || return 0
 	# shellcheck disable=SC2317
 	unit_check() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$1" "PG_CONFIG=$GA_PG_CONFIG" WERROR=1 check; }
-	run_tap_files unit "$GA_ROOT/test/unit" "$GA_ROOT/test/fuzz" -- unit_check
+	run_tap_files unit "$GA_ROOT/test/unit" "$GA_ROOT/test/fuzz" "$GA_ROOT/test/simt" -- unit_check
 }
 
 # The device process without PostgreSQL: an emulated device, or the program that GA_DEVICE_PROGRAM names.
 suite_device() {
 	find_files device "$GA_ROOT/test/device" -name 'test_*.c' || return 0
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$GA_ROOT/test/device" tests
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -j2 -C "$GA_ROOT/test/device" tests
 	# shellcheck disable=SC2317
 	device_run() { "$GA_ROOT/build/device/$(basename "$1" .c)"; }
 	run_tap_files device "${files[@]}" -- device_run
@@ -179,7 +190,9 @@ suite_pgtap() {
 }
 
 suite_tap() {
-	# GA_TAP, a regular expression, picks some.
+	# GA_TAP, a regular expression, picks some. They wait for servers most of the time; a GPU they do not share.
+	local tap_jobs=2
+	if [ -n "${GA_DEVICE_PROGRAM:-}" ]; then tap_jobs=1; fi
 	find_files tap "$GA_WORK/stage/test/t" -regextype posix-extended -regex ".*/${GA_TAP:-.*}\.pl" || return 0
 	local out=$GA_WORK/out/tap
 	ga_as mkdir -p "$out"
@@ -254,11 +267,11 @@ suite_python-cuda() {
 
 # The SQL of README.md and of each page below doc/examples runs as it stands, page by page in a fresh database.
 suite_doc() {
-	local pages page database
+	local pages database
 	# shellcheck disable=SC2317
 	run_page() {
-		database=doc_$((++page))
-		ga_psql doc -d postgres -c "CREATE DATABASE $database"
+		database=doc_$(basename "$1" .md)
+		ga_psql doc -d postgres -c "CREATE DATABASE \"$database\""
 		if awk '/^```sql$/ {sql = 1; next} /^```/ {sql = 0} sql' "$1" | ga_psql doc -d "$database" -f - >/dev/null; then
 			echo "ok 1 - $(basename "$1") runs"
 		else
@@ -270,7 +283,6 @@ suite_doc() {
 		add_result doc 0 0 "(no page has SQL)"
 		return 0
 	fi
-	page=0
 	ga_cluster_start doc "include = '$GA_WORK/stage/test/conf/gpuagent.conf'"
 	run_tap_files doc "${pages[@]}" -- run_page
 	ga_cluster_stop doc
