@@ -3,6 +3,7 @@
 #	make demo			the main job, with visible progress (KEEP=1 keeps the cluster)
 #	make test			every suite in its short form; make test-long: and what takes longer
 #	make test-SUITE			one suite: check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc
+#	make chaos			peers under conflicting writes while servers are killed and links break (ROUNDS=n SEED=s)
 #	make bench			what things cost, against plain PostgreSQL (PARTS="agents swarms" picks some);
 #					make bench-quick: fewer repetitions
 EXTENSION = gpuagent gpuagent_pgvector
@@ -37,7 +38,7 @@ ISOLATION_OPTS = --inputdir=test --outputdir=. --load-extension=gpuagent
 # These need bash and make only, so that they work before PostgreSQL is installed: without PGXS.
 .DEFAULT_GOAL := all
 SUITES = check unit device regress isolation regress-cuda isolation-cuda pgtap tap python doc
-SETUP_GOALS = setup-packages demo bench bench-quick test test-long $(addprefix test-,$(SUITES))
+SETUP_GOALS = setup-packages demo bench bench-quick chaos test test-long $(addprefix test-,$(SUITES))
 .PHONY: $(SETUP_GOALS)
 
 setup-packages:
@@ -50,6 +51,8 @@ test-long:
 	@bash test/harness/run.sh --long
 $(addprefix test-,$(SUITES)): test-%:
 	@bash test/harness/run.sh $*
+chaos:
+	@GA_TAP=167_chaos GA_CHAOS_ROUNDS=$(or $(ROUNDS),10) GA_CHAOS_SEED=$(or $(SEED),1) bash test/harness/run.sh tap
 bench:
 	@bash test/bench/run.sh $(PARTS)
 bench-quick:
