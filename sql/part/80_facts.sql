@@ -69,19 +69,22 @@ COMMENT ON TYPE gpuagent_store.change_row IS 'what a fact says';
 CREATE FUNCTION gpuagent_store.take_up(tensor bytea) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    whole record;
     p record;
-    missing boolean;
 BEGIN
     IF tensor IS NULL OR gpuagent_store.keep_tensor(tensor) THEN
         RETURN true;
     END IF;
-    -- From the root down; nodes before what is below them, so that one row decides whether all is there.
+    -- Before its contents: what these lack may arrive at any time, and then be seen here without having been seen there.
+    SELECT y.dtype, y.shape, y.nbytes, y.data INTO whole FROM gpuagent_store.payload y WHERE y.hash = take_up.tensor AND y.kind = 'tensor' LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
     FOR p IN
-        WITH RECURSIVE tree(hash, depth) AS (
-            SELECT t.data, 0 FROM (SELECT y.data FROM gpuagent_store.payload y
-                WHERE y.hash = take_up.tensor AND y.kind = 'tensor' AND y.nbytes > 0 LIMIT 1) t
+        WITH RECURSIVE tree(hash) AS (
+            SELECT whole.data WHERE whole.nbytes > 0
             UNION
-            SELECT c.child, t.depth + 1 FROM tree t CROSS JOIN LATERAL (
+            SELECT c.child FROM tree t CROSS JOIN LATERAL (
                 SELECT gpuagent_store.child_hashes(n.data) AS child FROM (SELECT y.data FROM gpuagent_store.payload y
                     WHERE y.hash = t.hash AND y.kind = 'node' LIMIT 1) n) c
         )
@@ -97,11 +100,7 @@ BEGIN
             PERFORM gpuagent_store.load_chunk(p.hash, p.dtype, p.data);
         END IF;
     END LOOP;
-    SELECT y.dtype, y.shape, y.data INTO p FROM gpuagent_store.payload y WHERE y.hash = take_up.tensor AND y.kind = 'tensor' LIMIT 1;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    PERFORM gpuagent_store.load_tensor(tensor, p.dtype, p.shape, p.data);
+    PERFORM gpuagent_store.load_tensor(tensor, whole.dtype, whole.shape, whole.data);
     RETURN true;
 END
 $$;

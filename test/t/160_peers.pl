@@ -188,6 +188,33 @@ foreach my $node ($a, $b)
 in_step('and on again', $a, $b);
 are_equal('on again', $a, $b);
 
+# Contents may arrive while they are taken up: all of them is there then, or not yet.
+$a->safe_psql('postgres', 'CREATE DATABASE race');
+$a->safe_psql('race', q{CREATE EXTENSION gpuagent; SELECT gpuagent.setup()});
+$a->safe_psql('race', q{
+	SELECT gpuagent.store_weights('r', 'layer' || i, ('[' || i || ']')::gpuagent.swarm_tensor) FROM generate_series(1, 300) i;
+	CREATE TABLE stage AS SELECT row_number() OVER () AS n, t.hash, t.dtype, t.shape, t.nbytes, t.root, gpuagent_store.chunk_bytes(t.root) AS data FROM gpuagent_store.tensor t;
+	TRUNCATE gpuagent_store.tensor, gpuagent_store.chunk, gpuagent.weight_version});
+my $sender = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-h', $a->host, '-p', $a->port, '-d', 'race', '-c', q{
+	DO $$BEGIN
+		FOR i IN 1 .. 300 LOOP
+			INSERT INTO gpuagent_store.payload (hash, origin, kind, nbytes, dtype, shape, data)
+				SELECT root, gen_random_uuid(), 'chunk', nbytes, dtype, NULL, data FROM stage WHERE n = i
+				UNION ALL SELECT hash, gen_random_uuid(), 'tensor', nbytes, dtype, shape, root FROM stage WHERE n = i;
+			COMMIT;
+			PERFORM pg_sleep(0.004 * random());
+		END LOOP;
+	END$$} ]);
+$a->safe_psql('race', q{
+	DO $$BEGIN
+		FOR i IN 1 .. 300 LOOP
+			WHILE NOT (SELECT gpuagent_store.take_up(hash) FROM stage WHERE n = i) LOOP END LOOP;
+		END LOOP;
+	END$$});
+$sender->finish;
+is($a->safe_psql('race', q{SELECT count(*), count(gpuagent_store.tensor_problem(hash)) FROM gpuagent_store.tensor}), '300|0', 'what was taken up while it arrived is whole');
+$a->safe_psql('postgres', 'DROP DATABASE race');
+
 # A third node with data of its own joins under load, all write the same keys, and one dies.
 $c->safe_psql('postgres', q{SELECT gpuagent.store_agent('of c', '[1]'), gpuagent.store_agent('late', generation => 9), gpuagent.store_weights('e', 'c', '[1,2]')});
 my $script = $PostgreSQL::Test::Utils::tmp_check . '/conflicts.sql';
