@@ -270,6 +270,11 @@ run_group(Group *group)
 
 	if (!prepare(group, &status))
 		return status;
+	if (group->space.rows == 0)
+	{
+		std::fill_n(group->pass->counts + group->first, group->n, 0);
+		return GA_STATUS_OK;
+	}
 	status = launch(group);
 	for (uint32_t i = 0; i < group->n && status == GA_STATUS_OK; i++)
 		status = take(group, i, (GaKnnSelection *) group->staging,

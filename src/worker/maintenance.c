@@ -6,7 +6,8 @@
  * It runs as the bootstrap superuser, but no task does: see GaTask.
  *
  * SIGTERM: a task that runs is cancelled, then what is to be saved at exit is
- * saved, and the process ends; at once when somebody waits for the database.
+ * saved, and the process ends; at once when somebody waits for the database, and
+ * nobody else's second SIGTERM breaks the saving off.
  */
 #include "base/compat.h"
 
@@ -55,12 +56,17 @@ enum
 };
 
 static volatile sig_atomic_t breakable = BREAKS_PROCESS;
+static volatile sig_atomic_t at_exit = false;	/* saves what is to be saved at exit */
+
+/* The postmaster signals a child and then its process group, so whoever is quick gets the same SIGTERM twice. */
 
 static void
 terminate(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
+	if (at_exit && !ga_worker_hurry())
+		return;
 	ShutdownRequestPending = true;
 	if (breakable == BREAKS_PROCESS)
 		die(postgres_signal_arg);
@@ -230,7 +236,8 @@ run_due(void)
 static void
 run_at_exit(void)
 {
-	ShutdownRequestPending = false;	/* another signal breaks it off */
+	at_exit = true;
+	ShutdownRequestPending = false;	/* who waits for the database breaks it off */
 	for (int i = 0; i < ga_ntasks && !ShutdownRequestPending && !ga_worker_hurry(); i++)
 		if (ga_tasks[i].at_exit && !RecoveryInProgress())
 			run(i);

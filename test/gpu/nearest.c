@@ -336,6 +336,28 @@ test_metrics(bool small)
 			}
 }
 
+/* Queries that may see nothing, beside others and alone. */
+static void
+test_no_rows(void)
+{
+	Answers		a = {0};
+	Table		t;
+	bool		fine = true;
+
+	make_table(&t, GA_METRIC_L2, GA_KNN_F16, 8, 100, GAUSSIAN);
+	prepare(&t, 2, 10, &a);
+	for (int alone = 0; alone < 2; alone++)
+	{
+		a.query[0].rows = 0;
+		a.query[1].rows = alone ? 0 : t.n;
+		a.counts[0] = a.counts[1] = 99;
+		fine &= ask(&t, 2, &a) && a.counts[0] == 0 && a.counts[1] == (alone ? 0 : 10);
+	}
+	release(2, &a);
+	drop_table(&t);
+	result(fine, "of no rows, none");
+}
+
 static void
 test_long_vectors(void)
 {
@@ -488,6 +510,7 @@ main(int argc, char **argv)
 	ga_math_init();
 	start_backend();
 	test_metrics(small);
+	test_no_rows();
 	if (!small)
 		test_long_vectors();
 	test_crowds(small);

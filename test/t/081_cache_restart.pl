@@ -41,6 +41,23 @@ is_value($node, q{SELECT gpuagent_store.save_cache_keys()}, '0', 'an empty cache
 is(slurp_file($file), $good, 'and leaves the file');
 is_value($node, q{SELECT gpuagent_store.prewarm_cache(); } . $cached, "111\n111", 'it can be called');
 
+# Who is told twice to end, as a quick child of the postmaster is, saves all the same.
+my $worker = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance' AND datname = 'postgres'};
+my $saver = $node->safe_psql('postgres', $worker);
+$node->safe_psql('postgres', 'CREATE TABLE public.saved (pid int); CREATE TABLE public.slow_save AS SELECT 1; GRANT ALL ON public.saved, public.slow_save TO PUBLIC');
+my $save = $node->safe_psql('postgres', q{SELECT pg_get_functiondef('gpuagent_store.save_cache_keys()'::regprocedure)});
+set_task($node, 'postgres', 'save_cache_keys',
+	q{WHILE EXISTS (SELECT FROM public.slow_save) LOOP PERFORM pg_sleep(0.1); END LOOP; INSERT INTO public.saved VALUES (pg_backend_pid())});
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($saver)");
+$node->poll_query_until('postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $saver AND wait_event = 'PgSleep'})
+	or die 'it saves nothing';
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($saver)");
+$node->safe_psql('postgres', 'SELECT pg_sleep(0.3); DELETE FROM public.slow_save');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $saver"), 'a worker that is told twice ends');
+is_value($node, 'SELECT count(*) FROM public.saved WHERE pid = ' . $saver, '1', 'and has saved');
+$node->safe_psql('postgres', $save);
+is_served($node, 'postgres', 'the next one comes');
+
 # Hostile files: none of them crashes, fills or loops.
 sub write_file
 {
