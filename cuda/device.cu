@@ -2,7 +2,7 @@
  * device.cu
  *		Devices, workers and transfers with CUDA.
  */
-#include "device.cuh"
+#include "knn.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +15,7 @@
 
 CudaDriver	ga_driver;
 int			ga_cuda_multiprocessors[GA_MAX_DEVICES];
+bool		ga_cuda_filters[GA_MAX_DEVICES];
 const uint4 *ga_cuda_key[GA_MAX_DEVICES];
 
 static int	ndevices;
@@ -92,10 +93,14 @@ ga_backend_start(char *error)
 	{
 		size_t		available = 0;
 		size_t		total = 0;
+		int			shared = 0;
 
 		status = cudaSetDevice(d);
 		if (status == cudaSuccess)
 			status = cudaDeviceGetAttribute(&ga_cuda_multiprocessors[d], cudaDevAttrMultiProcessorCount, d);
+		if (status == cudaSuccess)
+			status = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, d);
+		ga_cuda_filters[d] = ga_knn_can_filter((size_t) shared);
 		if (status == cudaSuccess)
 			status = cudaMemGetInfo(&available, &total);
 		if (status != cudaSuccess)

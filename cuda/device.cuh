@@ -47,6 +47,7 @@ extern CudaDriver ga_driver;
 
 /* Per device. */
 extern int	ga_cuda_multiprocessors[GA_MAX_DEVICES];
+extern bool ga_cuda_filters[GA_MAX_DEVICES];	/* what knn_filter.cu does is possible */
 extern const uint4 *ga_cuda_key[GA_MAX_DEVICES];
 
 /* Looks up ga_driver; false with a reason. */

@@ -1,7 +1,8 @@
 /*
  * knn.cu
  *		Nearest rows with CUDA: queries go over the rows by groups, keys of all rows
- *		first, then the selection; what is found is sorted here.
+ *		(or of those that tensor cores let pass) first, then the selection; what is
+ *		found is sorted here.
  */
 #include "knn.cuh"
 
@@ -13,9 +14,13 @@
 /* Keys of so many bytes at most, but for a single query. */
 #define KEYS_BYTES (UINT64_C(1) << 30)
 
+/* From so many queries on, tensor cores are quicker. */
+#define FEWEST_FILTERED 2
+
 /* Parts of a group's memory on the device; offsets are multiples of 256. */
 typedef struct Layout
 {
+	uint32_t	room;			/* queries that what is uploaded has room for */
 	size_t		after;
 	size_t		values;
 	size_t		uploaded;		/* queries, after and values: bytes */
@@ -24,6 +29,12 @@ typedef struct Layout
 	size_t		zeroed;			/* end of selections and bins */
 	size_t		candidates;
 	size_t		keys;
+
+	/* of a filtered pass */
+	size_t		list;
+	size_t		halves;
+	size_t		filters;
+	size_t		above;
 	size_t		total;
 } Layout;
 
@@ -40,30 +51,37 @@ pitch_of(uint32_t dim)
 	return (4 + dim + 15) / 16 * 16 + 16;
 }
 
+/* `slots` keys for each query. */
 static Layout
-lay_out(uint32_t nqueries, uint32_t dim, uint64_t rows)
+lay_out(uint32_t nqueries, uint32_t dim, uint64_t rows, uint64_t slots, bool filtered)
 {
 	Layout		l;
 
-	l.after = aligned(GA_KNN_SHARE * sizeof(GaKnnDeviceQuery));
-	l.values = l.after + aligned(GA_KNN_SHARE * 2 * sizeof(GaKey));
-	l.uploaded = l.values + aligned((size_t) GA_KNN_SHARE * pitch_of(dim) * sizeof(float));
+	l.room = filtered ? GA_KNN_FILTERED : GA_KNN_SHARE;
+	l.after = aligned(l.room * sizeof(GaKnnDeviceQuery));
+	l.values = l.after + aligned(l.room * 2 * sizeof(GaKey));
+	l.uploaded = l.values + aligned((size_t) l.room * pitch_of(dim) * sizeof(float));
 	l.selections = l.uploaded;
 	l.bins = l.selections + aligned(nqueries * sizeof(GaKnnSelection));
 	l.zeroed = l.bins + nqueries * GA_KNN_BINS * sizeof(unsigned int);
 	l.candidates = l.zeroed;
 	l.keys = l.candidates + (size_t) nqueries * GA_KNN_CANDIDATES * sizeof(GaKnnCandidate);
-	l.total = l.keys + (size_t) nqueries * rows * sizeof(GaKey);
+	l.list = l.keys + aligned((size_t) nqueries * slots * sizeof(GaKey));
+	l.halves = l.list + (filtered ? (size_t) nqueries * GA_KNN_LISTED * sizeof(uint32_t) : 0);
+	l.filters = l.halves + (filtered ? aligned((size_t) l.room * ga_knn_filter_pitch(dim) * 2) : 0);
+	l.above = l.filters + (filtered ? aligned(l.room * ga_knn_filter_query_bytes()) : 0);
+	l.total = l.above + (filtered ? nqueries * ga_knn_sample(rows) * sizeof(float) : 0);
 	return l;
 }
 
-/* Queries [first, first + n) of a pass and their memory. */
+/* Queries of a pass that go over the rows together, and their memory. */
 typedef struct Group
 {
 	GaWorker   *worker;
 	const GaKnnPass *pass;
-	int			first;
 	uint32_t	n;
+	int			number[GA_KNN_FILTERED];	/* which of the pass they are */
+	bool		filtered;		/* by tensor cores; else there are up to GA_KNN_SHARE */
 	GaKnnSpace	space;
 	Layout		layout;
 	char	   *scratch;
@@ -73,7 +91,7 @@ typedef struct Group
 static const GaKnnDeviceQuery *
 query_of(const Group *group, uint32_t i)
 {
-	return &group->pass->queries[group->first + (int) (i < group->n ? i : 0)];
+	return &group->pass->queries[group->number[i < group->n ? i : 0]];
 }
 
 /* Writes queries, after and values; the room of those that the group lacks has the first one's. */
@@ -84,9 +102,10 @@ fill_upload(const Group *group, uint32_t dim)
 	GaKey	   *after = (GaKey *) (group->staging + group->layout.after);
 	float	   *values = (float *) (group->staging + group->layout.values);
 	uint32_t	before = query_of(group, 0)->storage == GA_DEVICE_INT8 ? 4 : 0;
+	uint32_t	n = group->filtered ? group->n : group->layout.room;
 
 	memset(group->staging, 0, group->layout.uploaded);
-	for (uint32_t i = 0; i < GA_KNN_SHARE; i++)
+	for (uint32_t i = 0; i < n; i++)
 	{
 		queries[i] = *query_of(group, i);
 		after[2 * i] = ga_knn_key(queries[i].after_bound);
@@ -100,13 +119,15 @@ static bool
 prepare(Group *group, GaStatus *status)
 {
 	const GaKnnPass *pass = group->pass;
-	uint32_t	dim = pass->queries[group->first].dim;
+	uint32_t	dim = query_of(group, 0)->dim;
 	uint64_t	rows = 0;
+	uint64_t	slots;
 	size_t		fetched = group->n * (sizeof(GaKnnSelection) + GA_KNN_FETCHED * sizeof(GaKnnCandidate));
 
 	for (uint32_t i = 0; i < group->n; i++)
 		rows = std::max(rows, query_of(group, i)->rows);
-	group->layout = lay_out(group->n, dim, rows);
+	slots = group->filtered ? GA_KNN_LISTED : rows;
+	group->layout = lay_out(group->n, dim, rows, slots, group->filtered);
 	*status = GA_STATUS_FAILED;
 	group->scratch = ga_cuda_scratch(group->worker, group->layout.total);
 	if (group->scratch == NULL)
@@ -127,7 +148,37 @@ prepare(Group *group, GaStatus *status)
 	group->space.bins = (unsigned int *) (group->scratch + group->layout.bins);
 	group->space.candidates = (GaKnnCandidate *) (group->scratch + group->layout.candidates);
 	group->space.keys = (GaKey *) (group->scratch + group->layout.keys);
+	group->space.slots = slots;
+	group->space.list = group->filtered ? (uint32_t *) (group->scratch + group->layout.list) : NULL;
 	return true;
+}
+
+/* The keys of all rows, or of those that the filter lists. */
+static cudaError_t
+launch_keys(const Group *group, cudaStream_t stream)
+{
+	int			multiprocessors = ga_cuda_multiprocessors[group->worker->device];
+	const GaKnnDeviceQuery *query = query_of(group, 0);
+	GaKnnFilter filter = {};
+	cudaError_t error;
+
+	if (!group->filtered)
+	{
+		ga_knn_launch_scores(&group->space, query->metric, query->storage, query->dim, multiprocessors, stream);
+		return cudaSuccess;
+	}
+	filter.space = group->space;
+	filter.metric = query->metric;
+	filter.dim = query->dim;
+	filter.pitch = ga_knn_filter_pitch(query->dim);
+	filter.grow = (float) ((1 + 0x1p-19) / (query->sum_factor * query->sum_factor));
+	filter.halves = (__half *) (group->scratch + group->layout.halves);
+	filter.queries = (GaKnnFilterQuery *) (group->scratch + group->layout.filters);
+	filter.above = (float *) (group->scratch + group->layout.above);
+	error = ga_knn_launch_filter(&filter, multiprocessors, stream);
+	if (error == cudaSuccess)
+		ga_knn_launch_listed(&group->space, query->metric, query->dim, multiprocessors, stream);
+	return error;
 }
 
 static GaStatus
@@ -135,7 +186,6 @@ launch(Group *group)
 {
 	cudaStream_t stream = ga_cuda(group->worker)->stream;
 	int			multiprocessors = ga_cuda_multiprocessors[group->worker->device];
-	const GaKnnDeviceQuery *query = query_of(group, 0);
 	GaKnnSelection *selections = (GaKnnSelection *) group->staging;
 	cudaError_t error;
 
@@ -146,9 +196,10 @@ launch(Group *group)
 	/* The least of no key at all is the greatest number. */
 	if (error == cudaSuccess)
 		error = cudaMemset2DAsync(group->space.selections, sizeof(GaKnnSelection), 0xff, sizeof(GaKey), group->n, stream);
+	if (error == cudaSuccess)
+		error = launch_keys(group, stream);
 	if (error != cudaSuccess)
 		return ga_cuda_check(group->worker, error, "upload of queries");
-	ga_knn_launch_scores(&group->space, query->metric, query->storage, query->dim, multiprocessors, stream);
 	ga_knn_launch_select(&group->space, multiprocessors, stream);
 	error = cudaMemcpyAsync(selections, group->space.selections, group->n * sizeof(GaKnnSelection), cudaMemcpyDeviceToHost, stream);
 	if (error == cudaSuccess)
@@ -219,7 +270,7 @@ static void
 answer(const Group *group, uint32_t i, GaKnnCandidate *candidates, GaKey found)
 {
 	const GaKnnPass *pass = group->pass;
-	int			number = group->first + (int) i;
+	int			number = group->number[i];
 	GaKey		count = std::min(found, (GaKey) pass->queries[number].limit);
 
 	std::partial_sort(candidates, candidates + count, candidates + found, comes_before);
@@ -263,41 +314,84 @@ take(Group *group, uint32_t i, GaKnnSelection *selections, GaKnnCandidate *fetch
 	return status;
 }
 
+/* Answers the queries of a group but for those whose list was too short: their numbers go to `left`. */
 static GaStatus
-run_group(Group *group)
+run_group(Group *group, int *left, int *nleft)
 {
+	GaKnnSelection *selections;
 	GaStatus	status;
 
 	if (!prepare(group, &status))
 		return status;
 	if (group->space.rows == 0)
 	{
-		std::fill_n(group->pass->counts + group->first, group->n, 0);
+		for (uint32_t i = 0; i < group->n; i++)
+			group->pass->counts[group->number[i]] = 0;
 		return GA_STATUS_OK;
 	}
 	status = launch(group);
+	selections = (GaKnnSelection *) group->staging;
 	for (uint32_t i = 0; i < group->n && status == GA_STATUS_OK; i++)
-		status = take(group, i, (GaKnnSelection *) group->staging,
-					  (GaKnnCandidate *) ((GaKnnSelection *) group->staging + group->n));
+	{
+		if (selections[i].listed > GA_KNN_LISTED)
+			left[(*nleft)++] = group->number[i];
+		else
+			status = take(group, i, selections, (GaKnnCandidate *) (selections + group->n));
+	}
 	return status;
 }
 
-GaStatus
-ga_backend_knn(GaWorker *worker, const GaKnnPass *pass)
+/* Runs n queries of a pass in groups. */
+static GaStatus
+run_groups(GaWorker *worker, const GaKnnPass *pass, const int *numbers, int n, bool filtered, int *left, int *nleft)
 {
 	GaStatus	status = GA_STATUS_OK;
 
-	for (int first = 0; first < pass->nqueries && status == GA_STATUS_OK;)
+	for (int done = 0; done < n && status == GA_STATUS_OK;)
 	{
-		uint64_t	by_keys = KEYS_BYTES / sizeof(GaKey) / std::max(pass->queries[first].rows, UINT64_C(1));
+		uint64_t	most = GA_KNN_FILTERED;
 		Group		group = {};
 
+		if (!filtered)
+			most = std::clamp(KEYS_BYTES / sizeof(GaKey) / std::max(pass->queries[numbers[done]].rows, UINT64_C(1)),
+							  UINT64_C(1), (uint64_t) GA_KNN_SHARE);
 		group.worker = worker;
 		group.pass = pass;
-		group.first = first;
-		group.n = (uint32_t) std::min({(uint64_t) (pass->nqueries - first), (uint64_t) GA_KNN_SHARE, std::max(by_keys, UINT64_C(1))});
-		first += (int) group.n;
-		status = run_group(&group);
+		group.filtered = filtered;
+		group.n = (uint32_t) std::min((uint64_t) (n - done), most);
+		memcpy(group.number, numbers + done, group.n * sizeof(int));
+		done += (int) group.n;
+		status = run_group(&group, left, nleft);
 	}
+	return status;
+}
+
+/* Queries that may be filtered, if there are enough of them; then the others and those whose list was too short. */
+GaStatus
+ga_backend_knn(GaWorker *worker, const GaKnnPass *pass)
+{
+	int		   *filtered = (int *) malloc(2 * (size_t) pass->nqueries * sizeof(int));
+	int		   *others = filtered + pass->nqueries;
+	int			nfiltered = 0;
+	int			nothers = 0;
+	GaStatus	status;
+
+	if (filtered == NULL)
+	{
+		snprintf(worker->error, sizeof(worker->error), "out of memory");
+		return GA_STATUS_FAILED;
+	}
+	for (int i = 0; i < pass->nqueries; i++)
+		if (ga_cuda_filters[worker->device] && ga_knn_may_filter(&pass->queries[i]))
+			filtered[nfiltered++] = i;
+		else
+			others[nothers++] = i;
+	if (nfiltered < FEWEST_FILTERED)
+		for (; nfiltered > 0; nothers++)
+			others[nothers] = filtered[--nfiltered];
+	status = run_groups(worker, pass, filtered, nfiltered, true, others, &nothers);
+	if (status == GA_STATUS_OK)
+		status = run_groups(worker, pass, others, nothers, false, NULL, NULL);
+	free(filtered);
 	return status;
 }

@@ -15,6 +15,11 @@
 #define GA_KNN_CANDIDATES 65536
 #define GA_KNN_FETCHED 1024
 
+/* Queries that share a pass with tensor cores, and rows that it may list for each. At least so many rows are its sample. */
+#define GA_KNN_FILTERED 64
+#define GA_KNN_LISTED 65536
+#define GA_KNN_SAMPLE 32768
+
 typedef unsigned long long GaKey;
 
 /* What sorts as (bound, tid) does. */
@@ -37,7 +42,7 @@ typedef struct GaKnnSelection
 	GaKey		below;			/* rows before it */
 	GaKey		inside;			/* rows in it */
 	GaKey		found;			/* candidates; there may be more than there is room for */
-	GaKey		reserved;
+	GaKey		listed;			/* rows, with a list; there may be more than there is room for */
 } GaKnnSelection;				/* 64 bytes */
 
 /* Of a pass, on the device. */
@@ -54,8 +59,29 @@ typedef struct GaKnnSpace
 	GaKnnSelection *selections;
 	unsigned int *bins;			/* GA_KNN_BINS each */
 	GaKnnCandidate *candidates;	/* GA_KNN_CANDIDATES each */
-	GaKey	   *keys;			/* `rows` each */
+	GaKey	   *keys;			/* `slots` each */
+	uint64_t	slots;			/* without a list, `rows` */
+	uint32_t   *list;			/* the rows that may be among those wanted, GA_KNN_LISTED each; NULL: any */
 } GaKnnSpace;
+
+typedef struct GaKnnFilterQuery GaKnnFilterQuery;
+
+/* What a pass with tensor cores needs beside it. */
+typedef struct GaKnnFilter
+{
+	GaKnnSpace	space;
+	int			metric;
+	uint32_t	dim;
+	uint32_t	pitch;			/* elements from one query to the next in `halves`: ga_knn_filter_pitch() */
+	float		grow;			/* at least the true root over what was summed, with a row's loss */
+	struct __half *halves;		/* of GA_KNN_FILTERED queries */
+	GaKnnFilterQuery *queries;	/* GA_KNN_FILTERED */
+	float	   *above;			/* ga_knn_sample() for each query */
+
+	/* the rows of a launch: each step-th */
+	uint64_t	slots;
+	uint64_t	step;
+} GaKnnFilter;
 
 /* Bytes of a record before its vector. */
 #define GA_KNN_HEADER 16
@@ -63,6 +89,17 @@ typedef struct GaKnnSpace
 /* ---- knn_scores.cu: a key for each row and query, and what they lie between ---- */
 extern void ga_knn_launch_scores(const GaKnnSpace *space, int metric, int storage, uint32_t dim, int multiprocessors,
 								 cudaStream_t stream);
+
+/* The same for the rows that are listed, one query after the other. */
+extern void ga_knn_launch_listed(const GaKnnSpace *space, int metric, uint32_t dim, int multiprocessors, cudaStream_t stream);
+
+/* ---- knn_filter.cu: lists, of each query, the rows that may be among those wanted ---- */
+extern bool ga_knn_can_filter(size_t shared_bytes);
+extern bool ga_knn_may_filter(const GaKnnDeviceQuery *q);
+extern uint64_t ga_knn_sample(uint64_t rows);
+extern uint32_t ga_knn_filter_pitch(uint32_t dim);
+extern size_t ga_knn_filter_query_bytes(void);
+extern cudaError_t ga_knn_launch_filter(GaKnnFilter *filter, int multiprocessors, cudaStream_t stream);
 
 /* ---- knn_select.cu ---- */
 
@@ -79,6 +116,21 @@ extern void ga_knn_launch_refine(const GaKnnSpace *space, uint32_t query, GaKey 
 /* Collects the rows below `key`, and those at it up to `tid`. */
 extern void ga_knn_launch_collect(const GaKnnSpace *space, uint32_t query, GaKey key, GaKey tid, int multiprocessors,
 								  cudaStream_t stream);
+
+/* The number of keys of a query, none where the list is too short; and the row that one of them is of. */
+static __device__ __forceinline__ uint64_t
+ga_knn_slots(const GaKnnSpace &space, uint32_t query)
+{
+	if (space.list == NULL)
+		return space.rows;
+	return space.selections[query].listed > GA_KNN_LISTED ? 0 : space.selections[query].listed;
+}
+
+static __device__ __forceinline__ uint64_t
+ga_knn_row(const GaKnnSpace &space, uint32_t query, uint64_t slot)
+{
+	return space.list == NULL ? slot : space.list[(uint64_t) query * GA_KNN_LISTED + slot];
+}
 
 /* The tid of a record, as one number. */
 static __device__ __forceinline__ uint64_t

@@ -243,10 +243,10 @@ key_of(const GaKnnSpace &space, uint32_t query, uint64_t row, const char *record
 	return key;
 }
 
-/* Bounds of a warp's rows, one for each lane: lane = query * ROWS + row. */
+/* Bounds of a warp's rows, one for each lane: lane = query * ROWS + row; that row has the number `row`. */
 template<int STORAGE, int KIND, int Q>
 static __device__ __forceinline__ GaKey
-score(const GaKnnSpace &space, uint32_t dim, uint64_t first, const Rows<STORAGE> &rows)
+score(const GaKnnSpace &space, uint32_t dim, uint64_t row, const Rows<STORAGE> &rows)
 {
 	const int	R = Chunk<STORAGE>::ROWS;
 	int			lane = threadIdx.x % 32;
@@ -275,7 +275,7 @@ score(const GaKnnSpace &space, uint32_t dim, uint64_t first, const Rows<STORAGE>
 	again = __ballot_sync(ALL, lane < Q * R && space.queries[query].ordinary && !is_fine<STORAGE, KIND>(sum, ratio, __uint_as_float(header.w)));
 	if (again != 0)
 		sum = sum_again<STORAGE, KIND>(space, dim, again, record, query, ratio, sum);
-	return key_of(space, query, first + lane % R, record, header, scale, sum);
+	return key_of(space, query, row, record, header, scale, sum);
 }
 
 /* Adds to what the keys of each query lie between: a lane's, then the block's. */
@@ -327,10 +327,10 @@ scores_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
 			rows.record[r] = space.records + (first + r < space.rows ? first + r : first) * space.stride;
 			rows.header[r] = __ldg((const uint4 *) rows.record[r]);
 		}
-		key = score<STORAGE, KIND, Q>(space, dim, first, rows);
+		key = score<STORAGE, KIND, Q>(space, dim, first + lane % R, rows);
 		if (lane < Q * R && lane / R < space.nqueries && first + lane % R < space.rows)
 		{
-			space.keys[(uint64_t) (lane / R) * space.rows + first + lane % R] = key;
+			space.keys[(uint64_t) (lane / R) * space.slots + first + lane % R] = key;
 			if (key < first_infinite && key > last_infinite)
 			{
 				least = key < least ? key : least;
@@ -339,6 +339,55 @@ scores_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
 		}
 	}
 	add_range(space, lane / R, least, most);
+}
+
+/* Of the rows that are listed for the query blockIdx.y: the same keys. */
+template<int STORAGE, int KIND>
+static __global__ void __launch_bounds__(THREADS, 2)
+listed_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
+{
+	const int	R = Chunk<STORAGE>::ROWS;
+	uint32_t	query = blockIdx.y;
+	int			lane = threadIdx.x % 32;
+	uint64_t	slots = ga_knn_slots(space, query);
+	const GaKey first_infinite = ga_knn_key(HUGE_VAL);
+	const GaKey last_infinite = ga_knn_key(-HUGE_VAL);
+	GaKey		least = GA_KNN_KEY_NONE;
+	GaKey		most = 0;
+	GaKnnSpace	one = space;
+
+	one.nqueries = 1;
+	one.queries += query;
+	one.values += (uint64_t) query * space.pitch;
+	one.after += 2 * query;
+	one.selections += query;
+	for (uint64_t first = ((uint64_t) blockIdx.x * WARPS + threadIdx.x / 32) * R; first < slots; first += (uint64_t) gridDim.x * WARPS * R)
+	{
+		Rows<STORAGE> rows;
+		uint64_t	row = 0;
+		GaKey		key;
+
+#pragma unroll
+		for (int r = 0; r < R; r++)
+		{
+			uint64_t	number = ga_knn_row(space, query, first + r < slots ? first + r : first);
+
+			rows.record[r] = space.records + number * space.stride;
+			rows.header[r] = __ldg((const uint4 *) rows.record[r]);
+			row = lane == r ? number : row;
+		}
+		key = score<STORAGE, KIND, 1>(one, dim, row, rows);
+		if (lane < R && first + lane < slots)
+		{
+			space.keys[query * space.slots + first + lane] = key;
+			if (key < first_infinite && key > last_infinite)
+			{
+				least = key < least ? key : least;
+				most = key > most ? key : most;
+			}
+		}
+	}
+	add_range(one, 0, least, most);
 }
 
 /* ----- launching ----- */
@@ -388,4 +437,16 @@ ga_knn_launch_scores(const GaKnnSpace *space, int metric, int storage, uint32_t 
 		launch_metric<GA_DEVICE_F16>(space, metric, dim, multiprocessors, stream);
 	else
 		launch_metric<GA_DEVICE_INT8>(space, metric, dim, multiprocessors, stream);
+}
+
+/* A pass that lists rows is one of F16 records, and not under L1. */
+void
+ga_knn_launch_listed(const GaKnnSpace *space, int metric, uint32_t dim, int multiprocessors, cudaStream_t stream)
+{
+	dim3		grid((unsigned) (4 * multiprocessors / space->nqueries + 1), space->nqueries);
+
+	if (metric == GA_DEVICE_L2)
+		listed_kernel<GA_DEVICE_F16, SUM_L2><<<grid, THREADS, 0, stream>>>(*space, dim);
+	else
+		listed_kernel<GA_DEVICE_F16, SUM_DOT><<<grid, THREADS, 0, stream>>>(*space, dim);
 }

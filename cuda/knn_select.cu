@@ -40,9 +40,9 @@ first_range(const GaKnnSelection *selection)
 	return range_of(selection->least, selection->most, GA_KNN_KEY_NAN, true, false, 0);
 }
 
-/* The bin of a row, -1 when it is in none. */
+/* The bin of a key, -1 when it is in none. */
 static __device__ __forceinline__ int
-bin_of(const GaKnnSpace &space, const Range &range, uint64_t row, GaKey key)
+bin_of(const GaKnnSpace &space, uint32_t query, const Range &range, uint64_t slot, GaKey key)
 {
 	GaKey		value = key;
 
@@ -50,7 +50,7 @@ bin_of(const GaKnnSpace &space, const Range &range, uint64_t row, GaKey key)
 	{
 		if (key != range.key)
 			return -1;
-		value = ga_knn_tid(space.records + row * space.stride);
+		value = ga_knn_tid(space.records + ga_knn_row(space, query, slot) * space.stride);
 	}
 	if (value > range.high)
 		return -1;
@@ -64,16 +64,17 @@ static __device__ void
 count_rows(const GaKnnSpace &space, uint32_t query, const Range &range)
 {
 	__shared__ unsigned int count[GA_KNN_BINS];
-	const GaKey *keys = space.keys + (uint64_t) query * space.rows;
+	const GaKey *keys = space.keys + (uint64_t) query * space.slots;
+	uint64_t	slots = ga_knn_slots(space, query);
 	unsigned int *bins = space.bins + (size_t) query * GA_KNN_BINS;
 
 	for (int i = threadIdx.x; i < GA_KNN_BINS; i += THREADS)
 		count[i] = 0;
 	__syncthreads();
-	for (uint64_t row = (uint64_t) blockIdx.x * THREADS + threadIdx.x; row < space.rows; row += (uint64_t) gridDim.x * THREADS)
+	for (uint64_t slot = (uint64_t) blockIdx.x * THREADS + threadIdx.x; slot < slots; slot += (uint64_t) gridDim.x * THREADS)
 	{
-		GaKey		key = keys[row];
-		int			bin = key == GA_KNN_KEY_NONE ? -1 : bin_of(space, range, row, key);
+		GaKey		key = keys[slot];
+		int			bin = key == GA_KNN_KEY_NONE ? -1 : bin_of(space, query, range, slot, key);
 
 		if (bin >= 0)
 			atomicAdd(&count[bin], 1u);
@@ -148,18 +149,19 @@ pick(GaKnnSelection *selection, const unsigned int *bins, const Range &range, Ga
 static __device__ void
 collect(const GaKnnSpace &space, uint32_t query, GaKey last, GaKey last_tid)
 {
-	const GaKey *keys = space.keys + (uint64_t) query * space.rows;
+	const GaKey *keys = space.keys + (uint64_t) query * space.slots;
+	uint64_t	slots = ga_knn_slots(space, query);
 	GaKnnCandidate *candidates = space.candidates + (size_t) query * GA_KNN_CANDIDATES;
 
-	for (uint64_t row = (uint64_t) blockIdx.x * THREADS + threadIdx.x; row < space.rows; row += (uint64_t) gridDim.x * THREADS)
+	for (uint64_t slot = (uint64_t) blockIdx.x * THREADS + threadIdx.x; slot < slots; slot += (uint64_t) gridDim.x * THREADS)
 	{
-		GaKey		key = keys[row];
+		GaKey		key = keys[slot];
 		GaKey		at;
 		uint64_t	tid;
 
 		if (key > last || key == GA_KNN_KEY_NONE)
 			continue;
-		tid = ga_knn_tid(space.records + row * space.stride);
+		tid = ga_knn_tid(space.records + ga_knn_row(space, query, slot) * space.stride);
 		if (key == last && tid > last_tid)
 			continue;
 		at = atomicAdd(&space.selections[query].found, (GaKey) 1);
@@ -217,8 +219,11 @@ collect_again(const __grid_constant__ GaKnnSpace space, uint32_t query, GaKey ke
 static unsigned
 blocks_for(const GaKnnSpace *space, int multiprocessors)
 {
-	uint64_t	needed = (space->rows + THREADS - 1) / THREADS;
+	uint64_t	needed = (space->slots + THREADS - 1) / THREADS;
 
+	/* Of listed rows there are few. */
+	if (space->list != NULL)
+		needed = needed / 16 + 1;
 	return (unsigned) (needed < (uint64_t) multiprocessors ? needed : (uint64_t) multiprocessors);
 }
 

@@ -12,7 +12,7 @@
 
 #include "math/knn.h"
 
-#define MOST_QUERIES 9
+#define MOST_QUERIES 70
 
 /* ----- a table of rows on the device and here ----- */
 
@@ -278,11 +278,29 @@ check_parts(const Table *t, const Answers *all, int nq, uint32_t limit)
 	return fine;
 }
 
+/* What a query finds does not depend on those that are asked with it, whatever way the kernels go. */
+static bool
+check_alone(const Table *t, const Answers *all, int nq, uint32_t limit)
+{
+	bool		fine = true;
+
+	for (int q = 0; q < nq; q++)
+	{
+		Answers		alone = {0};
+		GaKnnPass	pass = {t->block.address, t->stride, 1, &alone.query[q], &alone.counts[q], &alone.pairs[q]};
+
+		prepare(t, nq, limit, &alone);
+		fine &= good(ga_backend_knn(&worker, &pass)) && same(all, &alone, q, 0, limit);
+		release(nq, &alone);
+	}
+	return fine;
+}
+
 /* All groups and limits, or (small) some, others each time. */
 static bool
 check_table(const Table *t, bool small)
 {
-	static const int groups[] = {1, 2, 3, 5, MOST_QUERIES};
+	static const int groups[] = {1, 2, 3, 5, 9, 20};
 	static const uint32_t limits[] = {1, 10, 128, 1500};
 	static size_t turn = 0;
 	bool		fine = true;
@@ -301,6 +319,7 @@ check_table(const Table *t, bool small)
 		for (size_t l = 0; l < LENGTH(limits); l++)
 			if (!small || l == turn / LENGTH(groups) % LENGTH(limits))
 				fine &= check_parts(t, &all, groups[g], limits[l]);
+		fine &= check_alone(t, &all, groups[g], small ? 10 : GA_KNN_MAX_LIMIT);
 		release(groups[g], &all);
 	}
 	return fine;
@@ -438,12 +457,60 @@ test_crowds(bool small)
 	result(fine, "crowds of rows at one distance: the smallest tids of them");
 }
 
+/* More rows than a sample has, with a few that are near, in an order that a sample of every so many of them knows little of. */
+static void
+test_samples(bool small)
+{
+	static const int groups[] = {2, 9, 33, MOST_QUERIES};
+	uint64_t	n = small ? 40000 : 200000;
+	bool		fine = true;
+
+	for (int metric = 0; metric < 3; metric++)
+		for (size_t g = 0; g < LENGTH(groups); g++)
+		{
+			size_t		dim = g == 1 ? 130 : 20;
+			Answers		a = {0};
+			Table		t;
+
+			if (small && (size_t) metric != g)
+				continue;
+			make_table(&t, (GaMetric) metric, GA_KNN_F16, dim, n, GAUSSIAN);
+			for (uint64_t i = 0; i < n; i++)
+				if (i / 1000 % 7 == 3 && i % 3 == 0)
+				{
+					for (size_t j = 0; j < dim; j++)
+						t.vectors[i * dim + j] = t.queries[i % (size_t) groups[g] * dim + j] + (float) (gaussian() * 0.1);
+					write_record(&t, i);
+				}
+			good(ga_backend_upload(&worker, t.block.address, t.records, n * t.stride));
+			prepare(&t, groups[g], 100, &a);
+			for (int q = 0; q < groups[g]; q++)
+				a.query[q].rows = n - (uint64_t) q * 17;
+			fine &= ask(&t, groups[g], &a);
+			for (int q = 0; q < groups[g]; q++)
+			{
+				Answers		alone = {0};
+				GaKnnPass	pass = {t.block.address, t.stride, 1, &alone.query[q], &alone.counts[q], &alone.pairs[q]};
+
+				if (small && q % 8 != 1)
+					continue;
+				prepare(&t, groups[g], 100, &alone);
+				alone.query[q].rows = a.query[q].rows;
+				fine &= good(ga_backend_knn(&worker, &pass)) && alone.counts[q] == 100 && same(&alone, &a, q, 0, 100);
+				release(groups[g], &alone);
+			}
+			release(groups[g], &a);
+			drop_table(&t);
+		}
+	result(fine, "many queries of many rows find what each finds alone");
+}
+
 /* ----- speed ----- */
 
 static void
 bench(uint64_t rows)
 {
-	static const int groups[] = {1, 2, 4, 8, MOST_QUERIES};
+	static const int groups[] = {1, 2, 4, 8, 9, 16, 32, 64};
 	static const uint32_t limits[] = {10, 128, 1000, 16384};
 	static const char *const storages[] = {"F32", "F16", "int8"};
 	char		what[80];
@@ -484,7 +551,7 @@ bench(uint64_t rows)
 					for (BEST_OF(20))
 						ask(&t, groups[g], &a);
 					snprintf(what, sizeof(what), "%s metric %d, %d queries, limit %u", storages[storage], metric, groups[g], limits[l]);
-					say(what, (double) rows * t.stride * ((groups[g] + 7) / 8));
+					say(what, (double) rows * t.stride);
 					release(groups[g], &a);
 				}
 			t.n = piece;
@@ -513,6 +580,7 @@ main(int argc, char **argv)
 	test_no_rows();
 	if (!small)
 		test_long_vectors();
+	test_samples(small);
 	test_crowds(small);
 	if (rows > 0)
 		bench(rows);

@@ -22,6 +22,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <deque>
+#include <vector>
+
 #define LANES 32
 #define MOST_THREADS 1024
 #define STACK ((size_t) 128 << 10)
@@ -117,6 +120,49 @@ simt_exchange(unsigned int mask, uint64_t value)
 	return warp->values[turn % 2];
 }
 
+/* ----- copies to shared memory ----- */
+
+typedef struct Copy
+{
+	void	   *to;
+	const void *from;
+	int			nbytes;
+} Copy;
+
+/* Of each thread: groups that are under way, and the one that is not complete yet. */
+static std::deque<std::vector<Copy>> groups[MOST_THREADS];
+static std::vector<Copy> copies[MOST_THREADS];
+
+void
+simt_copy(void *shared, const void *global, int nbytes)
+{
+	if (((uintptr_t) shared | (uintptr_t) global) % 16 != 0 || nbytes < 0 || nbytes > 16)
+		fail("such a copy is not possible");
+	copies[threadIdx.x].push_back({shared, global, nbytes});
+}
+
+void
+simt_copy_commit(void)
+{
+	groups[threadIdx.x].push_back(std::move(copies[threadIdx.x]));
+	copies[threadIdx.x].clear();
+}
+
+void
+simt_copy_wait(int most)
+{
+	std::deque<std::vector<Copy>> &mine = groups[threadIdx.x];
+
+	for (; mine.size() > (size_t) most; mine.pop_front())
+		for (const Copy &copy : mine.front())
+		{
+			memset(copy.to, 0, 16);
+			memcpy(copy.to, copy.from, (size_t) copy.nbytes);
+		}
+}
+
+/* ----- running them ----- */
+
 /* What a thread's stack begins with: one kernel after the other. */
 static void
 thread_main(void)
@@ -124,6 +170,8 @@ thread_main(void)
 	for (;;)
 	{
 		(*running)();
+		groups[threadIdx.x].clear();
+		copies[threadIdx.x].clear();
 		alive--;
 		if (alive > 0 && waiting == alive)
 			end_block_turn();
@@ -250,6 +298,7 @@ simt_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t, const std::funct
 
 CudaDriver	ga_driver;
 int			ga_cuda_multiprocessors[GA_MAX_DEVICES] = {3};
+bool		ga_cuda_filters[GA_MAX_DEVICES] = {true};
 const uint4 *ga_cuda_key[GA_MAX_DEVICES];
 
 /* Memory, of a file or not (-1), that ends, up to 15 bytes, at a page that cannot be touched. */

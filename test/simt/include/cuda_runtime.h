@@ -133,6 +133,21 @@ __uint_as_float(unsigned int bits)
 	return value;
 }
 
+static inline unsigned int
+__float_as_uint(float value)
+{
+	unsigned int bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	return bits;
+}
+
+static inline void
+__syncwarp(void)
+{
+	simt_exchange(0xffffffffu, 0);
+}
+
 static inline int
 __ffs(int x)
 {
