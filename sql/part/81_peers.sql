@@ -27,7 +27,7 @@ DECLARE
     t text;
     event text;
 BEGIN
-    DROP PUBLICATION IF EXISTS gpuagent;
+    DROP PUBLICATION IF EXISTS gpuagent, gpuagent_contents;
     FOREACH t IN ARRAY '{agent,expert,weight_version}'::text[] LOOP
         FOREACH event IN ARRAY '{insert,update,delete}'::text[] LOOP
             EXECUTE format('DROP TRIGGER IF EXISTS %I ON gpuagent.%I', 'gpuagent_publish_' || event, t);
@@ -35,7 +35,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.drop_publication() IS 'removes publication and triggers';
+COMMENT ON FUNCTION gpuagent_store.drop_publication() IS 'removes publications and triggers';
 
 CREATE FUNCTION gpuagent_store.begin_node() RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -76,13 +76,15 @@ BEGIN
     END LOOP;
     EXECUTE format('CREATE PUBLICATION gpuagent FOR '
         'TABLE gpuagent_store.change (origin, seq, hlc, class, object, part, deleted, version, fitness, parents, body, parts) WHERE (origin = %L), '
-        'TABLE gpuagent_store.payload (hash, origin, kind, nbytes, dtype, shape, data) WHERE (origin = %1$L) WITH (publish = ''insert'')', node);
+        'TABLE gpuagent_store.heartbeat (node, n, sent_at, acks) WHERE (node = %1$L) WITH (publish = ''insert, update, delete'')', node);
+    EXECUTE format('CREATE PUBLICATION gpuagent_contents FOR '
+        'TABLE gpuagent_store.payload (hash, origin, kind, nbytes, dtype, shape, data) WHERE (origin = %L) WITH (publish = ''insert'')', node);
     PERFORM gpuagent_store.publish_existing();
     RETURN node;
 END
 $$;
 COMMENT ON FUNCTION gpuagent_store.begin_node() IS
-    'makes this database a node, if it is none: name, publication, triggers, and facts of what is there; returns its name';
+    'makes this database a node, if it is none: name, publications, triggers, and facts of what is there; returns its name';
 
 CREATE FUNCTION gpuagent_store.end_node() RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -152,7 +154,7 @@ BEGIN
     me := gpuagent_store.begin_node();
     link := gpuagent_store.link_name(me, other);
     -- A copy drops its slot on the peer after a commit that says so: were it lost in a crash, the copy would want that slot for ever.
-    EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent '
+    EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent, gpuagent_contents '
         'WITH (create_slot = false, slot_name = %1$L, copy_data = true, binary = true, synchronous_commit = local)', link, conninfo);
     INSERT INTO gpuagent.peer (peer, origin, subscription, slot) VALUES ($1, other, link, link);
     PERFORM gpuagent_store.slot_at_commit(conninfo, link, true, false);
@@ -170,10 +172,11 @@ BEGIN
     PERFORM gpuagent_store.require_setup();
     PERFORM gpuagent_store.require_name('peer', peer);
     PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.peer', 0), true, false);
-    DELETE FROM gpuagent.peer q WHERE q.peer = $1 RETURNING q.subscription, q.slot INTO p;
+    DELETE FROM gpuagent.peer q WHERE q.peer = $1 RETURNING q.origin, q.subscription, q.slot INTO p;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'peer "%" does not exist', peer USING ERRCODE = 'undefined_object';
     END IF;
+    DELETE FROM gpuagent_store.heartbeat h WHERE h.node = p.origin;
     SELECT s.subconninfo INTO conninfo FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
         WHERE s.subname = p.subscription AND d.datname = current_database();
     IF FOUND THEN
@@ -308,31 +311,3 @@ COMMENT ON FUNCTION gpuagent_store.conflicts() IS 'implementation of conflict';
 CREATE VIEW gpuagent.conflict AS SELECT * FROM gpuagent_store.conflicts();
 COMMENT ON VIEW gpuagent.conflict IS
     'keys that nodes wrote without knowing of each other''s writes (heads), and whose write is the value; the same on all nodes that have the same facts';
-
-CREATE FUNCTION gpuagent_store.peer_stats() RETURNS TABLE (peer text, origin uuid, state text, last_message_at timestamptz,
-    apply_errors bigint, slot_state text, unsent_bytes bigint, waiting bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    IF to_regclass('gpuagent.peer') IS NULL THEN
-        RETURN;
-    END IF;
-    RETURN QUERY SELECT p.peer, p.origin, CASE
-            WHEN EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r') THEN 'joining'
-            WHEN w.pid IS NOT NULL THEN 'alive' ELSE 'dead' END,
-        w.last_msg_receipt_time, e.apply_error_count + e.sync_error_count, r.wal_status,
-        CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_lsn() - r.confirmed_flush_lsn)::bigint END,
-        (SELECT count(*) FROM gpuagent_store.waiting)
-        FROM gpuagent.peer p JOIN pg_subscription s ON s.subname = p.subscription
-            JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
-            LEFT JOIN pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL
-            LEFT JOIN pg_stat_subscription_stats e ON e.subid = s.oid
-            LEFT JOIN pg_replication_slots r ON r.slot_name = gpuagent_store.link_name(p.origin, gpuagent_store.this_node())
-        ORDER BY p.peer;
-END
-$$;
-COMMENT ON FUNCTION gpuagent_store.peer_stats() IS 'implementation of stat_peer';
-
-CREATE VIEW gpuagent.stat_peer AS SELECT * FROM gpuagent_store.peer_stats();
-COMMENT ON VIEW gpuagent.stat_peer IS
-    'peers: whether the subscription runs (alive), copies (joining) or does not (dead), its errors; slot_state and unsent_bytes are of the slot that the peer has here, waiting counts keys whose facts the tables could not follow yet';

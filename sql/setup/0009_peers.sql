@@ -1,5 +1,5 @@
--- Step 9: peers. change and payload are what travels between nodes (doc/formats.md): rows are written once, by the node
--- that origin names, and are the same on all nodes but for the column xact.
+-- Step 9: peers. change, payload and heartbeat are what travels between nodes (doc/formats.md). Facts are written once, by the
+-- node that origin names, and are the same on all nodes but for the column xact.
 CREATE SEQUENCE gpuagent_store.change_seq;
 COMMENT ON SEQUENCE gpuagent_store.change_seq IS 'numbers of the facts that this node writes';
 CREATE TABLE gpuagent_store.change (
@@ -48,6 +48,19 @@ COMMENT ON TABLE gpuagent_store.payload IS 'contents of tensors that facts refer
 COMMENT ON COLUMN gpuagent_store.payload.nbytes IS 'of a node or tensor: raw bytes below it';
 COMMENT ON COLUMN gpuagent_store.payload.dtype IS 'of a chunk: of the tensor for which it was published, for better compression';
 COMMENT ON COLUMN gpuagent_store.payload.data IS 'raw bytes of a chunk, children of a node, root of a tensor';
+
+-- Written by its node only, each gpuagent.heartbeat_interval; received_at is not replicated.
+CREATE TABLE gpuagent_store.heartbeat (
+    node uuid PRIMARY KEY,
+    n bigint NOT NULL CHECK (n > 0),
+    sent_at timestamptz NOT NULL,
+    acks jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(acks) = 'object'),
+    received_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE gpuagent_store.heartbeat IS 'newest sign of life of each node; replicated to peers';
+COMMENT ON COLUMN gpuagent_store.heartbeat.n IS 'number of the beat';
+COMMENT ON COLUMN gpuagent_store.heartbeat.acks IS 'by node: the last beat that came from it, all before which is on the sender: n, sent_at by that node''s clock, received_at by the sender''s';
+COMMENT ON COLUMN gpuagent_store.heartbeat.received_at IS 'when it was taken in, or sent by this node';
 
 -- What only this node knows.
 CREATE TABLE gpuagent_store.site (
@@ -98,5 +111,7 @@ COMMENT ON COLUMN gpuagent.peer.slot IS 'replication slot on the peer';
 
 CREATE TRIGGER apply_once BEFORE INSERT ON gpuagent_store.change FOR EACH ROW EXECUTE FUNCTION gpuagent_store.apply_once();
 CREATE TRIGGER apply_once BEFORE INSERT ON gpuagent_store.payload FOR EACH ROW EXECUTE FUNCTION gpuagent_store.apply_once();
+CREATE TRIGGER take_beat BEFORE INSERT OR UPDATE ON gpuagent_store.heartbeat FOR EACH ROW EXECUTE FUNCTION gpuagent_store.take_beat();
+ALTER TABLE gpuagent_store.heartbeat ENABLE REPLICA TRIGGER take_beat;
 ALTER TABLE gpuagent_store.change ENABLE REPLICA TRIGGER apply_once;
 ALTER TABLE gpuagent_store.payload ENABLE REPLICA TRIGGER apply_once;

@@ -66,6 +66,8 @@ bool		ga_enable_agent_sync = true;
 bool		ga_enable_config_sync = true;
 bool		ga_enable_weight_sync = true;
 int			ga_peer_sync_interval = 30;
+int			ga_heartbeat_interval = 10;
+int			ga_peer_timeout = 60;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
@@ -236,6 +238,14 @@ define_peer_settings(void)
 							"How often tables are brought to what facts say without being told that some arrived.",
 							"What arrives is followed at once.",
 							&ga_peer_sync_interval, 30, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.heartbeat_interval",
+							"How often a node that has peers tells them that it is there.",
+							"A peer of which three beats in a row are missing is late. Set it alike on all nodes.",
+							&ga_heartbeat_interval, 10, 1, 3600, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.peer_timeout",
+							"How long no beat has come from a peer when it counts as lost.",
+							NULL,
+							&ga_peer_timeout, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 static void

@@ -38,6 +38,8 @@ extern bool ga_enable_agent_sync;	/* gpuagent.enable_agent_sync */
 extern bool ga_enable_config_sync;	/* gpuagent.enable_config_sync */
 extern bool ga_enable_weight_sync;	/* gpuagent.enable_weight_sync */
 extern int	ga_peer_sync_interval;	/* gpuagent.peer_sync_interval, s */
+extern int	ga_heartbeat_interval;	/* gpuagent.heartbeat_interval, s */
+extern int	ga_peer_timeout;		/* gpuagent.peer_timeout, s */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */
 extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */

@@ -32,7 +32,7 @@ static Insertion insertions[2];
 /* Set while the trigger's own INSERT runs. */
 static bool inserting = false;
 
-/* Whether this transaction has taken in facts, whose follower is told at its commit. */
+/* Whether the follower is told at the commit of this transaction. */
 static bool arrived = false;
 
 static void
@@ -44,21 +44,28 @@ tell_follower(XactEvent event, void *arg)
 		arrived = false;
 }
 
-static SPIPlanPtr
-insertion_plan(Relation rel, bool facts)
+void
+ga_sync_notify_at_commit(void)
 {
 	static bool registered = false;
-	Insertion  *insertion = &insertions[facts];
-	TupleDesc	desc = RelationGetDescr(rel);
-	StringInfoData columns;
-	StringInfoData values;
-	Oid		   *types;
 
 	if (!registered)
 	{
 		RegisterXactCallback(tell_follower, NULL);
 		registered = true;
 	}
+	arrived = true;
+}
+
+static SPIPlanPtr
+insertion_plan(Relation rel, bool facts)
+{
+	Insertion  *insertion = &insertions[facts];
+	TupleDesc	desc = RelationGetDescr(rel);
+	StringInfoData columns;
+	StringInfoData values;
+	Oid		   *types;
+
 	if (insertion->plan && insertion->relation == RelationGetRelid(rel) && insertion->natts == desc->natts)
 		return insertion->plan;
 	if (insertion->plan)
@@ -136,7 +143,7 @@ ga_apply_once(PG_FUNCTION_ARGS)
 
 		if (rc < 0)
 			elog(ERROR, "a fact cannot be taken in: %s", SPI_result_code_string(rc));
-		arrived = true;
+		ga_sync_notify_at_commit();
 	}
 	PG_FINALLY();
 	{

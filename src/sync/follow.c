@@ -26,7 +26,10 @@ ga_sync_wanted(void)
 {
 	if (ga_worker_take_facts() ||
 		TimestampDifferenceExceeds(followed_at, GetCurrentTimestamp(), ga_peer_sync_interval * 1000))
+	{
 		pending = true;
+		ga_beat_look_again();
+	}
 	return pending;
 }
 

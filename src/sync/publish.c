@@ -503,7 +503,7 @@ PG_FUNCTION_INFO_V1(ga_make_node);
 Datum
 ga_make_node(PG_FUNCTION_ARGS)
 {
-	static const char *const forget[] = {"site", "head", "waiting", "strategy", "payload", "change"};
+	static const char *const forget[] = {"site", "heartbeat", "head", "waiting", "strategy", "payload", "change"};
 	bool		make = PG_GETARG_BOOL(0);
 	MemoryContext context = CurrentMemoryContext;
 	pg_uuid_t  *uuid = NULL;
@@ -530,6 +530,7 @@ ga_make_node(PG_FUNCTION_ARGS)
 	ga_table_leave_owner(before);
 	SPI_finish();
 	AtEOXact_GUC(false, nest);
+	ga_sync_notify_at_commit();
 	if (uuid == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_UUID_P(uuid);

@@ -21,4 +21,12 @@ extern bool ga_sync_wanted(void);
 /* Pause between two times, ms. */
 extern int	ga_sync_pause(void);
 
+/* The maintenance worker's beats: whether this database may be a node, pause between two; and to look whether it became one. */
+extern bool ga_beat_wanted(void);
+extern int	ga_beat_interval(void);
+extern void ga_beat_look_again(void);
+
+/* The maintenance worker looks for facts, and whether this database is a node, once this transaction is committed. */
+extern void ga_sync_notify_at_commit(void);
+
 #endif							/* GA_SYNC_H */

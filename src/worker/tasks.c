@@ -84,6 +84,7 @@ const GaTask ga_tasks[] = {
 	{.function = "collect", .tables = {"swarm_version", "weight_version", "checkpoint_item"},
 	.interval = ga_collect_pause, .wanted = ga_collect_wanted},
 	{.function = "follow_peers", .tables = {"agent", "expert", "weight_version"}, .interval = ga_sync_pause, .wanted = ga_sync_wanted},
+	{.function = "beat", .tables = {"peer"}, .interval = ga_beat_interval, .wanted = ga_beat_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true, .wanted = has_tree},
 };
