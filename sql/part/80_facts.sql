@@ -25,6 +25,10 @@ CREATE FUNCTION gpuagent_store.is_this_node(system_identifier bigint, database o
     AS 'MODULE_PATHNAME', 'ga_is_this_node' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent_store.is_this_node(bigint, oid) IS 'whether these are the server and database of the session; copies have those of their original';
 
+CREATE FUNCTION gpuagent_store.files_identity() RETURNS text
+    AS 'MODULE_PATHNAME', 'ga_files_identity' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION gpuagent_store.files_identity() IS 'which files the database lives in: others in each copy of them';
+
 CREATE FUNCTION gpuagent_store.clock_at(at timestamptz) RETURNS bigint
     AS 'MODULE_PATHNAME', 'ga_clock_at' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION gpuagent_store.clock_at(timestamptz) IS 'the hybrid logical clock''s time of something that was written then; never in the future';

@@ -37,6 +37,34 @@ END
 $$;
 COMMENT ON FUNCTION gpuagent_store.drop_publication() IS 'removes publications and triggers';
 
+-- Facts of nodes that are gone are offered by those that have them: who subscribes anew takes in what he does not have.
+CREATE FUNCTION gpuagent_store.set_publications(replaced uuid DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    me uuid := gpuagent_store.this_node();
+    verb text := CASE WHEN EXISTS (SELECT FROM pg_publication p WHERE p.pubname = 'gpuagent') THEN 'ALTER PUBLICATION %s SET' ELSE 'CREATE PUBLICATION %s FOR' END;
+    origins text;
+BEGIN
+    WITH RECURSIVE known(origin) AS (
+        (SELECT c.origin FROM gpuagent_store.change c ORDER BY c.origin, c.seq LIMIT 1)
+        UNION ALL
+        SELECT (SELECT c.origin FROM gpuagent_store.change c WHERE c.origin > k.origin ORDER BY c.origin, c.seq LIMIT 1) FROM known k WHERE k.origin IS NOT NULL
+    )
+    SELECT string_agg(quote_literal(o.origin), ', ' ORDER BY o.origin <> me, o.origin) INTO origins
+        FROM (SELECT me AS origin UNION SELECT k.origin FROM known k) o
+        WHERE o.origin = replaced OR NOT EXISTS (SELECT FROM gpuagent.peer p WHERE p.origin = o.origin);
+    EXECUTE format(verb, 'gpuagent') || format(' TABLE gpuagent_store.change '
+        '(origin, seq, hlc, class, object, part, deleted, version, fitness, parents, body, parts) WHERE (origin IN (%s)), '
+        'TABLE gpuagent_store.heartbeat (node, n, sent_at, acks) WHERE (node = %L)', origins, me);
+    EXECUTE format(verb, 'gpuagent_contents') || format(' TABLE gpuagent_store.payload '
+        '(hash, origin, kind, nbytes, dtype, shape, data) WHERE (origin IN (%s))', origins);
+    ALTER PUBLICATION gpuagent SET (publish = 'insert, update, delete');
+    ALTER PUBLICATION gpuagent_contents SET (publish = 'insert');
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.set_publications(uuid) IS
+    'publishes the facts of this node, and of those that are no peers of it; replaced: a peer that is none any more';
+
 CREATE FUNCTION gpuagent_store.begin_node() RETURNS uuid
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -74,11 +102,7 @@ BEGIN
                     ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END);
         END LOOP;
     END LOOP;
-    EXECUTE format('CREATE PUBLICATION gpuagent FOR '
-        'TABLE gpuagent_store.change (origin, seq, hlc, class, object, part, deleted, version, fitness, parents, body, parts) WHERE (origin = %L), '
-        'TABLE gpuagent_store.heartbeat (node, n, sent_at, acks) WHERE (node = %1$L) WITH (publish = ''insert, update, delete'')', node);
-    EXECUTE format('CREATE PUBLICATION gpuagent_contents FOR '
-        'TABLE gpuagent_store.payload (hash, origin, kind, nbytes, dtype, shape, data) WHERE (origin = %L) WITH (publish = ''insert'')', node);
+    PERFORM gpuagent_store.set_publications();
     PERFORM gpuagent_store.publish_existing();
     RETURN node;
 END
@@ -106,17 +130,23 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.end_node() IS 'when this node has no peer, and is none''s: it is no node any more, and writing costs nothing';
 
 -- What a peer calls here, as the role of its subscription, which has to be a superuser's while this database is no node.
-CREATE FUNCTION gpuagent_store.open_link(system_identifier bigint) RETURNS text
+CREATE FUNCTION gpuagent_store.open_link(system_identifier bigint, replaced uuid DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    node uuid;
 BEGIN
     IF gpuagent_store.is_this_node(system_identifier, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) THEN
         RAISE EXCEPTION 'the peer is a database of the same server, or of a copy of it'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('Both have the system identifier %s.', system_identifier);
     END IF;
-    RETURN jsonb_build_object('origin', gpuagent_store.begin_node(), 'format', 1);
+    node := gpuagent_store.begin_node();
+    IF current_setting('is_superuser') = 'on' THEN
+        PERFORM gpuagent_store.set_publications(replaced);
+    END IF;
+    RETURN jsonb_build_object('origin', node, 'format', 1);
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.open_link(bigint) IS 'called by a peer that is about to subscribe: makes this database a node, and says which';
+COMMENT ON FUNCTION gpuagent_store.open_link(bigint, uuid) IS 'called by a peer that is about to subscribe: makes this database a node, and says which; replaced: what the peer was before';
 
 CREATE FUNCTION gpuagent_store.close_link() RETURNS text
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -141,7 +171,8 @@ BEGIN
     IF EXISTS (SELECT FROM gpuagent.peer p WHERE p.peer = $1) THEN
         RAISE EXCEPTION 'peer "%" already exists', peer USING ERRCODE = 'duplicate_object';
     END IF;
-    answer := gpuagent_store.ask_peer(conninfo, format('SELECT gpuagent_store.open_link(%s)', (SELECT c.system_identifier FROM pg_control_system() c)));
+    answer := gpuagent_store.ask_peer(conninfo, format('SELECT gpuagent_store.open_link(%s, %L)',
+        (SELECT c.system_identifier FROM pg_control_system() c), (SELECT s.replaced FROM gpuagent_store.site s)));
     other := answer ->> 'origin';
     IF (answer ->> 'format')::bigint <> 1 THEN
         RAISE EXCEPTION 'peer "%" has another format of facts', peer
@@ -157,6 +188,7 @@ BEGIN
     EXECUTE format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION gpuagent, gpuagent_contents '
         'WITH (create_slot = false, slot_name = %1$L, copy_data = true, binary = true, synchronous_commit = local)', link, conninfo);
     INSERT INTO gpuagent.peer (peer, origin, subscription, slot) VALUES ($1, other, link, link);
+    PERFORM gpuagent_store.set_publications();
     PERFORM gpuagent_store.slot_at_commit(conninfo, link, true, false);
 END
 $$;
@@ -184,15 +216,61 @@ BEGIN
         EXECUTE format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', p.subscription);
         EXECUTE format('DROP SUBSCRIPTION %I', p.subscription);
         -- The slot of a node of which this database is a copy is the original's.
-        IF gpuagent_store.this_node() IS NOT NULL THEN
+        IF EXISTS (SELECT FROM gpuagent_store.site s WHERE s.origin = gpuagent_store.this_node() AND s.files = gpuagent_store.files_identity()) THEN
             PERFORM gpuagent_store.slot_at_commit(conninfo, p.slot, false, COALESCE(force, false));
         END IF;
     END IF;
-    PERFORM gpuagent_store.end_node();
+    IF NOT gpuagent_store.end_node() AND gpuagent_store.this_node() IS NOT NULL THEN
+        PERFORM gpuagent_store.set_publications();
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION gpuagent.drop_peer(text, boolean) IS
     'ends the subscription to a peer; its slot there is dropped when the transaction commits. What has come stays. force: also when the peer cannot be reached. Superusers only';
+
+CREATE FUNCTION gpuagent.new_incarnation() RETURNS uuid
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+DECLARE
+    before uuid;
+    node uuid := gen_random_uuid();
+    p record;
+BEGIN
+    PERFORM gpuagent_store.require_setup();
+    IF current_setting('is_superuser') = 'off' THEN
+        RAISE EXCEPTION 'must be superuser to make a database another node' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.peer', 0), true, false);
+    PERFORM gpuagent_store.take_lock(hashtextextended('gpuagent.site', 0), true, false);
+    before := gpuagent_store.this_node();
+    IF before IS NULL THEN
+        RAISE EXCEPTION 'this database is no node' USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Add a peer first.';
+    END IF;
+    -- Nobody writes under the name that ends.
+    LOCK TABLE gpuagent.agent, gpuagent.expert, gpuagent.weight_version IN SHARE ROW EXCLUSIVE MODE;
+    UPDATE gpuagent_store.site s SET origin = node, files = gpuagent_store.files_identity(), problem = NULL,
+        doubted_files = NULL, doubted_at = NULL, replaced = before, followed = NULL;
+    DELETE FROM gpuagent_store.heartbeat;
+    FOR p IN
+        WITH gone AS (DELETE FROM gpuagent.peer q RETURNING q.peer, q.subscription)
+        SELECT g.peer, g.subscription, s.subconninfo FROM gone g JOIN pg_subscription s ON s.subname = g.subscription
+            JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database() ORDER BY g.peer
+    LOOP
+        -- Their slots are the node's of which this may be a copy.
+        EXECUTE format('ALTER SUBSCRIPTION %I DISABLE', p.subscription);
+        EXECUTE format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', p.subscription);
+        EXECUTE format('DROP SUBSCRIPTION %I', p.subscription);
+        BEGIN
+            PERFORM gpuagent.add_peer(p.peer, p.subconninfo);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'peer "%" was not added again: %', p.peer, SQLERRM USING HINT = 'Add it with gpuagent.add_peer().';
+        END;
+    END LOOP;
+    PERFORM gpuagent_store.set_publications();
+    RETURN node;
+END
+$$;
+COMMENT ON FUNCTION gpuagent.new_incarnation() IS
+    'makes a copy of a node, or an old state of one, a node of its own, which keeps all it has and takes in from its peers what it lacks; drop and add it on these. Superusers only';
 
 CREATE FUNCTION gpuagent_store.peer_in_step(link record) RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$

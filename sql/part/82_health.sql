@@ -18,26 +18,87 @@ END
 $$;
 COMMENT ON FUNCTION gpuagent_store.take_beat() IS 'trigger of heartbeat in the workers of logical replication: takes in what is newer, and when that was';
 
+CREATE FUNCTION gpuagent_store.node_problem(OUT problem text, OUT confirmed boolean)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    site record;
+    seen record;
+BEGIN
+    SELECT s.origin, s.files, s.problem, CASE WHEN s.doubted_files = gpuagent_store.files_identity() THEN s.doubted_at END AS doubted_at
+        INTO site FROM gpuagent_store.site s
+        WHERE gpuagent_store.is_this_node(s.system_identifier, s.database);
+    confirmed := site.files = gpuagent_store.files_identity();
+    SELECT bool_or(a.n > mine.n OR a.seq > mine.seq) AS newer,
+        bool_and(COALESCE(h.received_at > site.doubted_at AND h.received_at > pg_postmaster_start_time(), false)) AS heard,
+        -- A beat of ours came there at `there`, so the peer's clock was at most that when ours was at sent_at.
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY a.sent_at - a.there) FILTER (WHERE greatest(now() - h.received_at, now() - a.sent_at, a.sent_at - now())
+            < current_setting('gpuagent.peer_timeout')::interval) AS ahead INTO seen
+        FROM gpuagent.peer p LEFT JOIN gpuagent_store.heartbeat h ON h.node = p.origin
+            CROSS JOIN LATERAL (SELECT (k ->> 'n')::bigint AS n, (k ->> 'seq')::bigint AS seq, (k ->> 'sent_at')::timestamptz AS sent_at,
+                (k ->> 'received_at')::timestamptz AS there FROM (VALUES (h.acks -> site.origin::text)) v(k)) a
+            CROSS JOIN (SELECT COALESCE((SELECT b.n FROM gpuagent_store.heartbeat b WHERE b.node = site.origin), 0) AS n,
+                COALESCE((SELECT max(c.seq) FROM gpuagent_store.change c WHERE c.origin = site.origin), 0) AS seq) mine;
+    IF seen.newer OR site.problem = 'old' THEN
+        problem := 'old';
+        confirmed := false;
+    ELSIF NOT confirmed AND seen.heard IS NOT TRUE THEN
+        problem := 'copy';
+    ELSE
+        confirmed := true;
+        IF current_setting('gpuagent.max_clock_offset') <> '0'
+            AND COALESCE(seen.ahead > current_setting('gpuagent.max_clock_offset')::interval, site.problem = 'clock') THEN
+            problem := 'clock';
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.node_problem() IS 'why this node may write nothing, by what its peers have said; confirmed: it lives in these files';
+
+CREATE FUNCTION gpuagent_store.acknowledgements() RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(jsonb_object_agg(p.origin, jsonb_build_object('seq', (SELECT max(c.seq) FROM gpuagent_store.change c WHERE c.origin = p.origin))
+        -- While a table is copied, its rows do not come in order with the beats.
+        || CASE WHEN b.node IS NULL OR EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = u.oid AND r.srsubstate <> 'r') THEN '{}'
+           ELSE jsonb_build_object('n', b.n, 'sent_at', b.sent_at, 'received_at', b.received_at) END), '{}')
+    FROM gpuagent.peer p JOIN pg_subscription u ON u.subname = p.subscription
+        JOIN pg_database d ON d.oid = u.subdbid AND d.datname = current_database()
+        LEFT JOIN gpuagent_store.heartbeat b ON b.node = p.origin
+$$;
+COMMENT ON FUNCTION gpuagent_store.acknowledgements() IS 'what has come from each peer';
+
 CREATE FUNCTION gpuagent_store.write_beat() RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    site record;
+    found_out record;
 BEGIN
     IF to_regclass('gpuagent_store.heartbeat') IS NULL THEN
         RETURN false;
     END IF;
-    INSERT INTO gpuagent_store.heartbeat AS h (node, n, sent_at, acks)
-        SELECT s.origin, 1, clock_timestamp(), COALESCE(a.acks, '{}')
-        FROM gpuagent_store.site s CROSS JOIN LATERAL (
-            SELECT jsonb_object_agg(b.node, jsonb_build_object('n', b.n, 'sent_at', b.sent_at, 'received_at', b.received_at)) AS acks
-            FROM gpuagent_store.heartbeat b JOIN gpuagent.peer p ON p.origin = b.node JOIN pg_subscription u ON u.subname = p.subscription
-                JOIN pg_database d ON d.oid = u.subdbid AND d.datname = current_database()
-            -- While a table is copied, its rows do not come in order with the beats.
-            WHERE NOT EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srsubid = u.oid AND r.srsubstate <> 'r')) a
-        WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)
-        ON CONFLICT (node) DO UPDATE SET n = h.n + 1, sent_at = excluded.sent_at, acks = excluded.acks, received_at = clock_timestamp();
-    RETURN FOUND;
+    SELECT s.origin, s.problem, s.files, s.doubted_files INTO site FROM gpuagent_store.site s
+        WHERE gpuagent_store.is_this_node(s.system_identifier, s.database);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    found_out := gpuagent_store.node_problem();
+    IF found_out.problem IS DISTINCT FROM site.problem OR site.files <> gpuagent_store.files_identity()
+        AND (found_out.confirmed OR site.doubted_files IS DISTINCT FROM gpuagent_store.files_identity()) THEN
+        UPDATE gpuagent_store.site s SET problem = found_out.problem,
+            files = CASE WHEN found_out.confirmed THEN gpuagent_store.files_identity() ELSE s.files END,
+            doubted_files = CASE WHEN NOT found_out.confirmed THEN gpuagent_store.files_identity() END,
+            doubted_at = CASE WHEN found_out.confirmed THEN NULL
+                WHEN s.doubted_files = gpuagent_store.files_identity() THEN s.doubted_at ELSE clock_timestamp() END;
+    END IF;
+    -- The beats of a copy would be taken for those of the node.
+    IF found_out.confirmed THEN
+        INSERT INTO gpuagent_store.heartbeat AS h (node, n, sent_at, acks)
+            VALUES (site.origin, 1, clock_timestamp(), gpuagent_store.acknowledgements())
+            ON CONFLICT (node) DO UPDATE SET n = h.n + 1, sent_at = excluded.sent_at, acks = excluded.acks, received_at = clock_timestamp();
+    END IF;
+    RETURN true;
 END
 $$;
-COMMENT ON FUNCTION gpuagent_store.write_beat() IS 'the next beat of this node; false when it is none';
+COMMENT ON FUNCTION gpuagent_store.write_beat() IS 'the next beat of this node, unless it may be a copy of it; false when this database is none';
 
 CREATE FUNCTION gpuagent_store.beat() RETURNS void
     AS 'MODULE_PATHNAME', 'ga_beat' LANGUAGE C VOLATILE PARALLEL UNSAFE;

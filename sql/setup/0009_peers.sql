@@ -68,10 +68,19 @@ CREATE TABLE gpuagent_store.site (
     origin uuid NOT NULL,
     system_identifier bigint NOT NULL,
     database oid NOT NULL,
+    files text COLLATE "C" NOT NULL,
+    problem text COLLATE "C" CHECK (problem IN ('copy', 'old', 'clock')),
+    doubted_files text COLLATE "C",
+    doubted_at timestamptz,
+    replaced uuid,
     followed pg_snapshot,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE gpuagent_store.site IS 'one row when this database is a node: its name among nodes, the server and database it was given to, and how far facts were followed';
+COMMENT ON COLUMN gpuagent_store.site.files IS 'files_identity() when this database was made the node, or its peers last confirmed that it still is';
+COMMENT ON COLUMN gpuagent_store.site.problem IS 'why nothing may be written: copy: its files are others, and peers have not confirmed that it is the node; old: peers know more of this node than it does; clock: it is ahead';
+COMMENT ON COLUMN gpuagent_store.site.doubted_files IS 'other files that the maintenance worker found, since doubted_at: beats after that confirm them';
+COMMENT ON COLUMN gpuagent_store.site.replaced IS 'name of this node before new_incarnation()';
 CREATE TABLE gpuagent_store.head (
     class text COLLATE "C" NOT NULL,
     object text COLLATE "C" NOT NULL,

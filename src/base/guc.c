@@ -68,6 +68,7 @@ bool		ga_enable_weight_sync = true;
 int			ga_peer_sync_interval = 30;
 int			ga_heartbeat_interval = 10;
 int			ga_peer_timeout = 60;
+int			ga_max_clock_offset = 500;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
@@ -246,6 +247,10 @@ define_peer_settings(void)
 							"How long no beat has come from a peer when it counts as lost.",
 							NULL,
 							&ga_peer_timeout, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.max_clock_offset",
+							"How far this server's clock may be ahead of those of its peers before it writes no facts.",
+							"0: however far.",
+							&ga_max_clock_offset, 500, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 static void

@@ -40,6 +40,7 @@ extern bool ga_enable_weight_sync;	/* gpuagent.enable_weight_sync */
 extern int	ga_peer_sync_interval;	/* gpuagent.peer_sync_interval, s */
 extern int	ga_heartbeat_interval;	/* gpuagent.heartbeat_interval, s */
 extern int	ga_peer_timeout;		/* gpuagent.peer_timeout, s */
+extern int	ga_max_clock_offset;	/* gpuagent.max_clock_offset, ms; 0: any */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */
 extern char *ga_shared_memory_dir;	/* gpuagent.shared_memory_dir */

@@ -10,6 +10,8 @@
  * A node is a database of a server. A copy of it (a restored dump, another
  * database made from it) has the row that says so, but not the server and the
  * database it names, and publishes nothing until it is made a node of its own.
+ * In a copy of the whole server nothing may be written before peers have
+ * confirmed that it is the node now (identity.c, write_beat()).
  */
 #include "base/compat.h"
 
@@ -231,8 +233,12 @@ begin_transaction(void)
 
 	if (writer.xact == ga_local_xid())
 		return;
-	writer.node = fetch(&find_site, "SELECT s.origin FROM gpuagent_store.site s WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)",
-					 NULL, &writer.uuid);
+	writer.node = fetch(&find_site, "SELECT s.origin, CASE WHEN s.problem IS NOT NULL THEN s.problem "
+						"WHEN s.files <> gpuagent_store.files_identity() THEN 'copy' END "
+						"FROM gpuagent_store.site s WHERE gpuagent_store.is_this_node(s.system_identifier, s.database)",
+						NULL, &writer.uuid);
+	if (writer.node)
+		ga_node_require_sound(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2), &writer.uuid);
 	writer.origin = UUIDPGetDatum(&writer.uuid);
 	writer.hlc = 0;
 	if (writer.node)
@@ -429,14 +435,6 @@ ga_publish_again(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(writer.node);
 }
 
-/* is_this_node(system identifier, database) */
-PG_FUNCTION_INFO_V1(ga_is_this_node);
-Datum
-ga_is_this_node(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL((uint64) PG_GETARG_INT64(0) == GetSystemIdentifier() && PG_GETARG_OID(1) == MyDatabaseId);
-}
-
 /* clock_at(timestamptz): the clock's time of something that was written then. */
 PG_FUNCTION_INFO_V1(ga_clock_at);
 Datum
@@ -519,8 +517,8 @@ ga_make_node(PG_FUNCTION_ARGS)
 	{
 		bool		isnull;
 
-		if (SPI_execute(psprintf("INSERT INTO gpuagent_store.site (origin, system_identifier, database) "
-								 "VALUES (gen_random_uuid(), " INT64_FORMAT ", %u) RETURNING origin",
+		if (SPI_execute(psprintf("INSERT INTO gpuagent_store.site (origin, system_identifier, database, files) "
+								 "VALUES (gen_random_uuid(), " INT64_FORMAT ", %u, gpuagent_store.files_identity()) RETURNING origin",
 								 (int64) GetSystemIdentifier(), MyDatabaseId), false, 0) != SPI_OK_INSERT_RETURNING || SPI_processed != 1)
 			elog(ERROR, "a node cannot be made");
 		uuid = MemoryContextAlloc(context, sizeof(*uuid));

@@ -29,4 +29,7 @@ extern void ga_beat_look_again(void);
 /* The maintenance worker looks for facts, and whether this database is a node, once this transaction is committed. */
 extern void ga_sync_notify_at_commit(void);
 
+/* Throws unless a node with this problem (of gpuagent_store.site; NULL: none) may write. */
+extern void ga_node_require_sound(const char *problem, const pg_uuid_t *origin);
+
 #endif							/* GA_SYNC_H */
