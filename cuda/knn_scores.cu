@@ -4,9 +4,10 @@
  *		over the records, bound by memory.
  *
  * A warp takes a few rows at a time, so that several loads of 16 bytes are under
- * way in each lane and what is loaded of the queries serves all of them. Sums are
- * F32 in any order, as knn_device.h allows for; rows whose F32 sum says nothing
- * are summed in F64 by the whole warp.
+ * way in each lane and what is loaded of the queries serves all of them; when it
+ * has 32 sums of rows and queries, each lane makes the bound of one. Sums are F32
+ * in an order that knn_device.h allows for, the same for any number of queries;
+ * where an F32 sum says nothing, the whole warp sums in F64.
  */
 #include "knn.cuh"
 
@@ -141,24 +142,53 @@ add_chunk(const float (*x)[Chunk<STORAGE>::ELEMENTS], const float *values, const
 			sums[r] = add_term<KIND>(x[r][i], ratio[r], q[i], sums[r]);
 }
 
-/* What a warp works on: ROWS rows, the last of which may be repeated. */
-template<int STORAGE>
-struct Rows
+/*
+ * Adds up N sums over the lanes of a warp, N a power of two; a lane gets number
+ * lane % N. Lanes are added in pairs 16 apart, then 8, 4, 2, 1, whatever N is.
+ */
+template<int N>
+static __device__ __forceinline__ float
+sum_lanes(float *sums)
 {
-	const char *record[Chunk<STORAGE>::ROWS];
-	uint4		header[Chunk<STORAGE>::ROWS];
-};
+	int			lane = threadIdx.x % 32;
+	int			step = 16;
 
-/* F32 sums of ROWS rows and Q queries, in all lanes. */
+#pragma unroll
+	for (int n = N; n > 1; n /= 2, step /= 2)
+	{
+		bool		upper = lane & step;
+
+#pragma unroll
+		for (int i = 0; i < n / 2; i++)
+		{
+			float		kept = upper ? sums[n / 2 + i] : sums[i];
+			float		given = upper ? sums[i] : sums[n / 2 + i];
+
+			sums[i] = kept + __shfl_xor_sync(ALL, given, step);
+		}
+	}
+#pragma unroll
+	for (; step > 0; step /= 2)
+		sums[0] += __shfl_xor_sync(ALL, sums[0], step);
+	/* Number i is where the highest bits of the lane are i. */
+	return __shfl_sync(ALL, sums[0], lane % N * (32 / N));
+}
+
+/*
+ * The F32 sum of one of ROWS rows and Q queries: of query lane / ROWS % Q and row
+ * lane % ROWS. `ratio` is that of this lane's row and query; the rows' is had
+ * from the lanes that begin with `first`.
+ */
 template<int STORAGE, int KIND, int Q>
-static __device__ __forceinline__ void
-sum_rows(const GaKnnSpace &space, uint32_t dim, const Rows<STORAGE> &rows, float (*sums)[Chunk<STORAGE>::ROWS])
+static __device__ __forceinline__ float
+sum_rows(const GaKnnSpace &space, uint32_t dim, const char *const *records, float my_ratio, int first)
 {
 	const int	N = Chunk<STORAGE>::ELEMENTS;
 	const int	BEFORE = Chunk<STORAGE>::BEFORE;
 	const int	R = Chunk<STORAGE>::ROWS;
 	uint32_t	chunks = (dim + BEFORE + N - 1) / N;
 	float		ratio[Q][R];
+	float		sums[Q][R];
 
 #pragma unroll
 	for (int q = 0; q < Q; q++)
@@ -166,8 +196,7 @@ sum_rows(const GaKnnSpace &space, uint32_t dim, const Rows<STORAGE> &rows, float
 		for (int r = 0; r < R; r++)
 		{
 			sums[q][r] = 0;
-			ratio[q][r] = KIND == SUM_DOT ? 1
-				: (float) (scale_of<STORAGE>(rows.header[r].y >> 16, rows.record[r]) / space.queries[q].unit);
+			ratio[q][r] = KIND == SUM_DOT ? 1 : __shfl_sync(ALL, my_ratio, first + q * R + r);
 		}
 #pragma unroll (Q == 1 ? 2 : 1)
 	for (uint32_t c = threadIdx.x % 32; c < chunks; c += 32)
@@ -176,7 +205,7 @@ sum_rows(const GaKnnSpace &space, uint32_t dim, const Rows<STORAGE> &rows, float
 
 #pragma unroll
 		for (int r = 0; r < R; r++)
-			Chunk<STORAGE>::unpack(__ldcs((const uint4 *) (rows.record[r] + GA_KNN_HEADER) + c), x[r]);
+			Chunk<STORAGE>::unpack(__ldcs((const uint4 *) (records[r] + GA_KNN_HEADER) + c), x[r]);
 		if (c == chunks - 1 || (BEFORE > 0 && c == 0))
 #pragma unroll
 			for (int i = 0; i < N; i++)
@@ -188,13 +217,7 @@ sum_rows(const GaKnnSpace &space, uint32_t dim, const Rows<STORAGE> &rows, float
 		for (int q = 0; q < Q; q++)
 			add_chunk<STORAGE, KIND>(x, space.values + q * space.pitch + c * N, ratio[q], sums[q]);
 	}
-#pragma unroll
-	for (int q = 0; q < Q; q++)
-#pragma unroll
-		for (int r = 0; r < R; r++)
-#pragma unroll
-			for (int step = 16; step > 0; step /= 2)
-				sums[q][r] += __shfl_xor_sync(ALL, sums[q][r], step);
+	return sum_lanes<Q * R>(&sums[0][0]);
 }
 
 /* Whether a lane's F32 sum, of this row and query, is one to make a bound from. */
@@ -243,39 +266,63 @@ key_of(const GaKnnSpace &space, uint32_t query, uint64_t row, const char *record
 	return key;
 }
 
-/* Bounds of a warp's rows, one for each lane: lane = query * ROWS + row; that row has the number `row`. */
+/* A lane's row and query. */
+typedef struct Mine
+{
+	uint64_t	row;			/* its number */
+	uint32_t	query;
+	const char *record;
+	uint4		header;
+	double		scale;
+	double		ratio;
+} Mine;
+
+template<int STORAGE, int KIND>
+static __device__ __forceinline__ Mine
+take(const GaKnnSpace &space, uint64_t row, uint32_t query)
+{
+	Mine		mine;
+
+	mine.row = row;
+	mine.query = query;
+	mine.record = space.records + row * space.stride;
+	mine.header = __ldg((const uint4 *) mine.record);
+	mine.scale = scale_of<STORAGE>(mine.header.y >> 16, mine.record);
+	mine.ratio = KIND == SUM_DOT ? 1 : mine.scale / space.queries[query].unit;
+	return mine;
+}
+
+/*
+ * The key of each lane's row and query. Lanes go by groups of Q * ROWS, one of
+ * ROWS rows each: in each, lane / ROWS % Q is the query and lane % ROWS the row.
+ */
 template<int STORAGE, int KIND, int Q>
 static __device__ __forceinline__ GaKey
-score(const GaKnnSpace &space, uint32_t dim, uint64_t row, const Rows<STORAGE> &rows)
+score(const GaKnnSpace &space, uint32_t dim, const Mine &mine)
 {
 	const int	R = Chunk<STORAGE>::ROWS;
 	int			lane = threadIdx.x % 32;
-	uint32_t	query = lane / R < Q ? lane / R : 0;
-	const char *record = rows.record[0];
-	uint4		header = rows.header[0];
-	float		sums[Q][R];
 	double		sum = 0;
-	double		scale;
-	double		ratio;
 	unsigned	again;
 
-	sum_rows<STORAGE, KIND, Q>(space, dim, rows, sums);
-#pragma unroll
-	for (int q = 0; q < Q; q++)
+#pragma unroll 1
+	for (int first = 0; first < 32; first += Q * R)
+	{
+		const char *records[R];
+		float		sums;
+
 #pragma unroll
 		for (int r = 0; r < R; r++)
-			if (lane == q * R + r)
-			{
-				sum = sums[q][r];
-				record = rows.record[r];
-				header = rows.header[r];
-			}
-	scale = scale_of<STORAGE>(header.y >> 16, record);
-	ratio = KIND == SUM_DOT ? 1 : scale / space.queries[query].unit;
-	again = __ballot_sync(ALL, lane < Q * R && space.queries[query].ordinary && !is_fine<STORAGE, KIND>(sum, ratio, __uint_as_float(header.w)));
+			records[r] = (const char *) __shfl_sync(ALL, (unsigned long long) mine.record, first + r);
+		sums = sum_rows<STORAGE, KIND, Q>(space, dim, records, (float) mine.ratio, first);
+		if (lane / (Q * R) == first / (Q * R))
+			sum = sums;
+	}
+	again = __ballot_sync(ALL, space.queries[mine.query].ordinary &&
+						  !is_fine<STORAGE, KIND>(sum, mine.ratio, __uint_as_float(mine.header.w)));
 	if (again != 0)
-		sum = sum_again<STORAGE, KIND>(space, dim, again, record, query, ratio, sum);
-	return key_of(space, query, row, record, header, scale, sum);
+		sum = sum_again<STORAGE, KIND>(space, dim, again, mine.record, mine.query, mine.ratio, sum);
+	return key_of(space, mine.query, mine.row, mine.record, mine.header, mine.scale, sum);
 }
 
 /* Adds to what the keys of each query lie between: a lane's, then the block's. */
@@ -303,42 +350,44 @@ add_range(const GaKnnSpace &space, uint32_t query, GaKey least, GaKey most)
 	}
 }
 
+/* Adds a key to what a lane's keys lie between; infinite ones and NaN do not count. */
+static __device__ __forceinline__ void
+add_key(GaKey key, GaKey *least, GaKey *most)
+{
+	if (key < ga_knn_key(HUGE_VAL) && key > ga_knn_key(-HUGE_VAL))
+	{
+		*least = key < *least ? key : *least;
+		*most = key > *most ? key : *most;
+	}
+}
+
+/* Rows that a warp has the bounds of at once; past the end, the last one again. */
+#define AT_ONCE(Q) (32 / (Q))
+
 template<int STORAGE, int KIND, int Q>
 static __global__ void __launch_bounds__(THREADS, 2)
 scores_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
 {
 	const int	R = Chunk<STORAGE>::ROWS;
 	int			lane = threadIdx.x % 32;
+	uint32_t	query = lane / R % Q;
 	uint64_t	warp = (uint64_t) blockIdx.x * WARPS + threadIdx.x / 32;
-	uint64_t	step = (uint64_t) gridDim.x * WARPS * R;
-	const GaKey first_infinite = ga_knn_key(HUGE_VAL);
-	const GaKey last_infinite = ga_knn_key(-HUGE_VAL);
 	GaKey		least = GA_KNN_KEY_NONE;
 	GaKey		most = 0;
 
-	for (uint64_t first = warp * R; first < space.rows; first += step)
+	for (uint64_t first = warp * AT_ONCE(Q); first < space.rows; first += (uint64_t) gridDim.x * WARPS * AT_ONCE(Q))
 	{
-		Rows<STORAGE> rows;
-		GaKey		key;
+		uint64_t	row = first + lane / (Q * R) * R + lane % R;
+		bool		there = row < space.rows;
+		GaKey		key = score<STORAGE, KIND, Q>(space, dim, take<STORAGE, KIND>(space, there ? row : space.rows - 1, query));
 
-#pragma unroll
-		for (int r = 0; r < R; r++)
+		if (there && query < space.nqueries)
 		{
-			rows.record[r] = space.records + (first + r < space.rows ? first + r : first) * space.stride;
-			rows.header[r] = __ldg((const uint4 *) rows.record[r]);
-		}
-		key = score<STORAGE, KIND, Q>(space, dim, first + lane % R, rows);
-		if (lane < Q * R && lane / R < space.nqueries && first + lane % R < space.rows)
-		{
-			space.keys[(uint64_t) (lane / R) * space.slots + first + lane % R] = key;
-			if (key < first_infinite && key > last_infinite)
-			{
-				least = key < least ? key : least;
-				most = key > most ? key : most;
-			}
+			space.keys[(uint64_t) query * space.slots + row] = key;
+			add_key(key, &least, &most);
 		}
 	}
-	add_range(space, lane / R, least, most);
+	add_range(space, query, least, most);
 }
 
 /* Of the rows that are listed for the query blockIdx.y: the same keys. */
@@ -346,12 +395,9 @@ template<int STORAGE, int KIND>
 static __global__ void __launch_bounds__(THREADS, 2)
 listed_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
 {
-	const int	R = Chunk<STORAGE>::ROWS;
 	uint32_t	query = blockIdx.y;
-	int			lane = threadIdx.x % 32;
 	uint64_t	slots = ga_knn_slots(space, query);
-	const GaKey first_infinite = ga_knn_key(HUGE_VAL);
-	const GaKey last_infinite = ga_knn_key(-HUGE_VAL);
+	uint64_t	warp = (uint64_t) blockIdx.x * WARPS + threadIdx.x / 32;
 	GaKey		least = GA_KNN_KEY_NONE;
 	GaKey		most = 0;
 	GaKnnSpace	one = space;
@@ -361,30 +407,16 @@ listed_kernel(const __grid_constant__ GaKnnSpace space, uint32_t dim)
 	one.values += (uint64_t) query * space.pitch;
 	one.after += 2 * query;
 	one.selections += query;
-	for (uint64_t first = ((uint64_t) blockIdx.x * WARPS + threadIdx.x / 32) * R; first < slots; first += (uint64_t) gridDim.x * WARPS * R)
+	for (uint64_t first = warp * AT_ONCE(1); first < slots; first += (uint64_t) gridDim.x * WARPS * AT_ONCE(1))
 	{
-		Rows<STORAGE> rows;
-		uint64_t	row = 0;
-		GaKey		key;
+		uint64_t	slot = first + threadIdx.x % 32;
+		uint64_t	row = ga_knn_row(space, query, slot < slots ? slot : slots - 1);
+		GaKey		key = score<STORAGE, KIND, 1>(one, dim, take<STORAGE, KIND>(one, row, 0));
 
-#pragma unroll
-		for (int r = 0; r < R; r++)
+		if (slot < slots)
 		{
-			uint64_t	number = ga_knn_row(space, query, first + r < slots ? first + r : first);
-
-			rows.record[r] = space.records + number * space.stride;
-			rows.header[r] = __ldg((const uint4 *) rows.record[r]);
-			row = lane == r ? number : row;
-		}
-		key = score<STORAGE, KIND, 1>(one, dim, row, rows);
-		if (lane < R && first + lane < slots)
-		{
-			space.keys[query * space.slots + first + lane] = key;
-			if (key < first_infinite && key > last_infinite)
-			{
-				least = key < least ? key : least;
-				most = key > most ? key : most;
-			}
+			space.keys[query * space.slots + slot] = key;
+			add_key(key, &least, &most);
 		}
 	}
 	add_range(one, 0, least, most);
@@ -396,7 +428,7 @@ template<int STORAGE, int KIND, int Q>
 static void
 launch(const GaKnnSpace *space, uint32_t dim, int multiprocessors, cudaStream_t stream)
 {
-	uint64_t	needed = (space->rows + WARPS * Chunk<STORAGE>::ROWS - 1) / (WARPS * Chunk<STORAGE>::ROWS);
+	uint64_t	needed = (space->rows + WARPS * AT_ONCE(Q) - 1) / (WARPS * AT_ONCE(Q));
 	uint64_t	most = (uint64_t) multiprocessors * 2;
 
 	scores_kernel<STORAGE, KIND, Q><<<(unsigned) (needed < most ? needed : most), THREADS, 0, stream>>>(*space, dim);
