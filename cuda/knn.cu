@@ -32,6 +32,7 @@ typedef struct Layout
 
 	/* of a filtered pass */
 	size_t		list;
+	size_t		listed;
 	size_t		halves;
 	size_t		filters;
 	size_t		above;
@@ -51,10 +52,11 @@ pitch_of(uint32_t dim)
 	return (4 + dim + 15) / 16 * 16 + 16;
 }
 
-/* `slots` keys for each query. */
+/* `slots` keys for each query; filtered by a sample of so many rows, 0: not filtered. */
 static Layout
-lay_out(uint32_t nqueries, uint32_t dim, uint64_t rows, uint64_t slots, bool filtered)
+lay_out(uint32_t nqueries, uint32_t dim, uint64_t slots, uint64_t sample)
 {
+	bool		filtered = sample > 0;
 	Layout		l;
 
 	l.room = filtered ? GA_KNN_FILTERED : GA_KNN_SHARE;
@@ -67,10 +69,11 @@ lay_out(uint32_t nqueries, uint32_t dim, uint64_t rows, uint64_t slots, bool fil
 	l.candidates = l.zeroed;
 	l.keys = l.candidates + (size_t) nqueries * GA_KNN_CANDIDATES * sizeof(GaKnnCandidate);
 	l.list = l.keys + aligned((size_t) nqueries * slots * sizeof(GaKey));
-	l.halves = l.list + (filtered ? (size_t) nqueries * GA_KNN_LISTED * sizeof(uint32_t) : 0);
+	l.listed = l.list + (filtered ? (size_t) nqueries * GA_KNN_LISTED * sizeof(uint32_t) : 0);
+	l.halves = l.listed + (filtered ? (size_t) nqueries * GA_KNN_LISTED * sizeof(GaKnnListed) : 0);
 	l.filters = l.halves + (filtered ? aligned((size_t) l.room * ga_knn_filter_pitch(dim) * 2) : 0);
 	l.above = l.filters + (filtered ? aligned(l.room * ga_knn_filter_query_bytes()) : 0);
-	l.total = l.above + (filtered ? nqueries * ga_knn_sample(rows) * sizeof(float) : 0);
+	l.total = l.above + (filtered ? nqueries * ga_knn_filter_numbers(sample) * sizeof(float) : 0);
 	return l;
 }
 
@@ -82,6 +85,7 @@ typedef struct Group
 	uint32_t	n;
 	int			number[GA_KNN_FILTERED];	/* which of the pass they are */
 	bool		filtered;		/* by tensor cores; else there are up to GA_KNN_SHARE */
+	uint64_t	sample;			/* of rows, for that */
 	GaKnnSpace	space;
 	Layout		layout;
 	char	   *scratch;
@@ -120,14 +124,19 @@ prepare(Group *group, GaStatus *status)
 {
 	const GaKnnPass *pass = group->pass;
 	uint32_t	dim = query_of(group, 0)->dim;
+	uint32_t	limit = 0;
 	uint64_t	rows = 0;
 	uint64_t	slots;
 	size_t		fetched = group->n * (sizeof(GaKnnSelection) + GA_KNN_FETCHED * sizeof(GaKnnCandidate));
 
 	for (uint32_t i = 0; i < group->n; i++)
+	{
 		rows = std::max(rows, query_of(group, i)->rows);
+		limit = std::max(limit, query_of(group, i)->limit);
+	}
 	slots = group->filtered ? GA_KNN_LISTED : rows;
-	group->layout = lay_out(group->n, dim, rows, slots, group->filtered);
+	group->sample = group->filtered ? ga_knn_sample(rows, limit) : 0;
+	group->layout = lay_out(group->n, dim, slots, group->sample);
 	*status = GA_STATUS_FAILED;
 	group->scratch = ga_cuda_scratch(group->worker, group->layout.total);
 	if (group->scratch == NULL)
@@ -174,7 +183,9 @@ launch_keys(const Group *group, cudaStream_t stream)
 	filter.grow = (float) ((1 + 0x1p-19) / (query->sum_factor * query->sum_factor));
 	filter.halves = (__half *) (group->scratch + group->layout.halves);
 	filter.queries = (GaKnnFilterQuery *) (group->scratch + group->layout.filters);
+	filter.listed = (GaKnnListed *) (group->scratch + group->layout.listed);
 	filter.above = (float *) (group->scratch + group->layout.above);
+	filter.sample = group->sample;
 	error = ga_knn_launch_filter(&filter, multiprocessors, stream);
 	if (error == cudaSuccess)
 		ga_knn_launch_listed(&group->space, query->metric, query->dim, multiprocessors, stream);

@@ -15,10 +15,9 @@
 #define GA_KNN_CANDIDATES 65536
 #define GA_KNN_FETCHED 1024
 
-/* Queries that share a pass with tensor cores, and rows that it may list for each. At least so many rows are its sample. */
+/* Queries that share a pass with tensor cores, and rows that it may list for each. */
 #define GA_KNN_FILTERED 64
-#define GA_KNN_LISTED 65536
-#define GA_KNN_SAMPLE 32768
+#define GA_KNN_LISTED 32768
 
 typedef unsigned long long GaKey;
 
@@ -66,6 +65,13 @@ typedef struct GaKnnSpace
 
 typedef struct GaKnnFilterQuery GaKnnFilterQuery;
 
+/* A row, and the tensor core's product of it and a query. */
+typedef struct GaKnnListed
+{
+	uint32_t	row;
+	float		dot;
+} GaKnnListed;
+
 /* What a pass with tensor cores needs beside it. */
 typedef struct GaKnnFilter
 {
@@ -76,12 +82,34 @@ typedef struct GaKnnFilter
 	float		grow;			/* at least the true root over what was summed, with a row's loss */
 	struct __half *halves;		/* of GA_KNN_FILTERED queries */
 	GaKnnFilterQuery *queries;	/* GA_KNN_FILTERED */
-	float	   *above;			/* ga_knn_sample() for each query */
+	GaKnnListed *listed;		/* GA_KNN_LISTED each: what `list` is made of */
+	float	   *above;			/* ga_knn_filter_numbers() each */
+	uint64_t	sample;			/* rows: ga_knn_sample() of the greatest limit */
 
 	/* the rows of a launch: each step-th */
 	uint64_t	slots;
 	uint64_t	step;
 } GaKnnFilter;
+
+/* Inclusive sums over a block's threads, of which there are N. */
+template<int N>
+static __device__ GaKey
+ga_knn_sum_up_to(GaKey mine)
+{
+	__shared__ GaKey sums[N];
+
+	sums[threadIdx.x] = mine;
+	__syncthreads();
+	for (int step = 1; step < N; step *= 2)
+	{
+		GaKey		before = (int) threadIdx.x >= step ? sums[threadIdx.x - step] : 0;
+
+		__syncthreads();
+		sums[threadIdx.x] += before;
+		__syncthreads();
+	}
+	return sums[threadIdx.x];
+}
 
 /* Bytes of a record before its vector. */
 #define GA_KNN_HEADER 16
@@ -96,7 +124,8 @@ extern void ga_knn_launch_listed(const GaKnnSpace *space, int metric, uint32_t d
 /* ---- knn_filter.cu: lists, of each query, the rows that may be among those wanted ---- */
 extern bool ga_knn_can_filter(size_t shared_bytes);
 extern bool ga_knn_may_filter(const GaKnnDeviceQuery *q);
-extern uint64_t ga_knn_sample(uint64_t rows);
+extern uint64_t ga_knn_sample(uint64_t rows, uint32_t limit);
+extern uint64_t ga_knn_filter_numbers(uint64_t sample);
 extern uint32_t ga_knn_filter_pitch(uint32_t dim);
 extern size_t ga_knn_filter_query_bytes(void);
 extern cudaError_t ga_knn_launch_filter(GaKnnFilter *filter, int multiprocessors, cudaStream_t stream);

@@ -18,8 +18,10 @@
  *
  * First, a sample of rows: of each query, the limit-th smallest number above
  * theirs is at least the last bound wanted. Then, all rows: those whose number
- * below is not greater than that are listed. Where the list is too short for them
- * the query goes the other way (knn.cu). Anything odd about a row lists it.
+ * below is not greater than that are listed, some thousands; the limit-th smallest
+ * number above of these is a better limit, which leaves hardly more than are
+ * wanted. Where the list is too short the query goes the other way (knn.cu).
+ * Anything odd about a row lists it.
  */
 #include "knn.cuh"
 #include "tensor_core.cuh"
@@ -29,7 +31,11 @@
 #define STEP 64					/* elements of a row that are loaded at once: 8 chunks of 16 bytes */
 #define CHUNKS (STEP / 8)
 #define STAGES 4
+#define LIMIT_THREADS 1024
 #define ALL 0xffffffffu
+
+#define LEAST_SAMPLE UINT64_C(8192)
+#define MOST_SAMPLE UINT64_C(131072)
 
 /* Rows and queries outside of these are for others. */
 #define MOST_NORM 0x1p60f
@@ -63,7 +69,7 @@ ga_knn_may_filter(const GaKnnDeviceQuery *q)
 		return false;
 	if (q->metric == GA_DEVICE_COSINE && q->f32_sums && !(q->length >= 0x1p-40 && q->length <= 0x1p60))
 		return false;
-	return q->limit * (q->rows / (double) ga_knn_sample(q->rows)) <= GA_KNN_LISTED / 2;
+	return q->limit * (q->rows / (double) ga_knn_sample(q->rows, q->limit)) <= GA_KNN_LISTED / 2;
 }
 
 /* ----- queries ----- */
@@ -296,12 +302,18 @@ multiply_step(const Stage<BLOCKS> *stage, float (*sums)[BLOCKS][4])
 }
 
 static __device__ __forceinline__ void
-list_row(const GaKnnFilter &f, uint32_t query, uint64_t row)
+list_row(const GaKnnFilter &f, uint32_t query, uint64_t row, float dot)
 {
 	GaKey		at = atomicAdd(&f.space.selections[query].listed, (GaKey) 1);
 
 	if (at < GA_KNN_LISTED)
-		f.space.list[(uint64_t) query * GA_KNN_LISTED + at] = (uint32_t) row;
+		f.listed[(uint64_t) query * GA_KNN_LISTED + at] = {(uint32_t) row, dot};
+}
+
+static __device__ __forceinline__ float *
+numbers_of(const GaKnnFilter &f, uint32_t query)
+{
+	return f.above + query * (f.sample > GA_KNN_LISTED ? f.sample : GA_KNN_LISTED);
 }
 
 /* What the products of a tile's rows say; `mine` are the terms of the warp's row that has the lane's number. */
@@ -336,9 +348,9 @@ judge(const GaKnnFilter &f, const GaKnnFilterQuery *queries, uint64_t tile, cons
 				if (query >= f.space.nqueries)
 					continue;
 				if (SAMPLE)
-					f.above[query * f.slots + slot] = row < queries[query].rows ? number_above<ROOT>(terms, queries[query], dot, one) : INFINITY;
+					numbers_of(f, query)[slot] = row < queries[query].rows ? number_above<ROOT>(terms, queries[query], dot, one) : INFINITY;
 				else if (row < queries[query].rows && !is_above<ROOT>(terms, queries[query], dot, queries[query].limit))
-					list_row(f, query, row);
+					list_row(f, query, row, dot);
 			}
 	}
 }
@@ -399,7 +411,7 @@ filter_kernel(const __grid_constant__ GaKnnFilter f)
 	ga_copy_wait<0>();
 }
 
-/* ----- the limit ----- */
+/* ----- limits ----- */
 
 /* Numbers as they are sorted. */
 static __device__ __forceinline__ unsigned int
@@ -417,54 +429,48 @@ number_of(unsigned int bits)
 }
 
 /*
- * Among bins that the first `bits` bits of numbers choose, behind `high`, the one
- * of the wanted-th number; and how many are before it. One block; false when
- * there are not so many.
+ * Among numbers whose first 12 bits are `high`, or among all of them (shift 20),
+ * the bin of 12 bits in which number `wanted` is; and how many are before it. One
+ * block; false when there are not so many.
  */
 static __device__ bool
 find_bin(const float *numbers, uint32_t n, int shift, unsigned int high, uint32_t wanted, uint32_t *bin, uint32_t *before)
 {
+	const int	EACH = GA_KNN_BINS / LIMIT_THREADS;
 	__shared__ unsigned int count[GA_KNN_BINS];
 	__shared__ uint32_t found[3];
+	uint32_t	sum = 0;
 	bool		any;
 
-	for (int i = threadIdx.x; i < GA_KNN_BINS; i += THREADS)
-		count[i] = 0;
+	for (int i = 0; i < EACH; i++)
+		count[i * LIMIT_THREADS + threadIdx.x] = 0;
 	if (threadIdx.x == 0)
 		found[0] = 0;
 	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < n; i += THREADS)
+#pragma unroll 4
+	for (uint32_t i = threadIdx.x; i < n; i += LIMIT_THREADS)
 	{
-		unsigned int bits = ordered(numbers[i]);
+		float		number = numbers[i];
+		unsigned int bits = ordered(number);
 
-		if (numbers[i] < INFINITY && (shift == 20 || bits >> 20 == high))
+		if (number < INFINITY && (shift == 20 || bits >> 20 == high))
 			atomicAdd(&count[bits >> shift & (GA_KNN_BINS - 1)], 1u);
 	}
 	__syncthreads();
-	if (threadIdx.x < 32)
+	for (int i = 0; i < EACH; i++)
+		sum += count[threadIdx.x * EACH + i];
+	sum = (uint32_t) ga_knn_sum_up_to<LIMIT_THREADS>(sum) - sum;
+	for (int i = 0; i < EACH; i++)
 	{
-		uint32_t	total = 0;
+		uint32_t	mine = count[threadIdx.x * EACH + i];
 
-		/* A warp goes over the bins, 32 of them at once. */
-		for (int first = 0; first < GA_KNN_BINS && found[0] == 0; first += 32)
+		if (sum < wanted && sum + mine >= wanted)
 		{
-			uint32_t	sum = count[first + threadIdx.x];
-
-			for (int step = 1; step < 32; step *= 2)
-			{
-				uint32_t	other = __shfl_sync(ALL, sum, (int) threadIdx.x >= step ? (int) threadIdx.x - step : 0);
-
-				sum += (int) threadIdx.x >= step ? other : 0;
-			}
-			if (total + sum >= wanted && total + sum - count[first + threadIdx.x] < wanted)
-			{
-				found[0] = 1;
-				found[1] = (uint32_t) first + threadIdx.x;
-				found[2] = total + sum - count[first + threadIdx.x];
-			}
-			total += __shfl_sync(ALL, sum, 31);
-			__syncwarp();
+			found[0] = 1;
+			found[1] = threadIdx.x * EACH + i;
+			found[2] = sum;
 		}
+		sum += mine;
 	}
 	__syncthreads();
 	any = found[0] != 0;
@@ -474,21 +480,31 @@ find_bin(const float *numbers, uint32_t n, int shift, unsigned int high, uint32_
 	return any;
 }
 
-/* A block for each query: the end of the 2^-15 or so in which the limit-th number above is. No limit where there are fewer. */
-static __global__ void __launch_bounds__(THREADS)
-limit_kernel(const __grid_constant__ GaKnnFilter f)
+/* The end of the 2^-15 or so in which the wanted-th of n numbers is; false when there are not so many. */
+static __device__ bool
+find_number(const float *numbers, uint32_t n, uint32_t wanted, float *number)
 {
-	const GaKnnDeviceQuery *q = &f.space.queries[blockIdx.x];
-	const float *numbers = f.above + blockIdx.x * f.slots;
 	uint32_t	high;
 	uint32_t	low;
 	uint32_t	before;
 
-	if (find_bin(numbers, (uint32_t) f.slots, 20, 0, q->limit, &high, &before) &&
-		find_bin(numbers, (uint32_t) f.slots, 8, high, q->limit - before, &low, &before))
+	if (!find_bin(numbers, n, 20, 0, wanted, &high, &before) || !find_bin(numbers, n, 8, high, wanted - before, &low, &before))
+		return false;
+	*number = number_of(high << 20 | low << 8 | 0xff);
+	return true;
+}
+
+/* A block for each query: the limit that the sample gives. */
+static __global__ void __launch_bounds__(LIMIT_THREADS)
+limit_kernel(const __grid_constant__ GaKnnFilter f)
+{
+	const GaKnnDeviceQuery *q = &f.space.queries[blockIdx.x];
+	float		last;
+
+	if (find_number(numbers_of(f, blockIdx.x), (uint32_t) f.sample, q->limit, &last))
 	{
 		if (threadIdx.x == 0)
-			f.queries[blockIdx.x].limit = limit_of(q, number_of(high << 20 | low << 8 | 0xff));
+			f.queries[blockIdx.x].limit = limit_of(q, last);
 	}
 	else if (threadIdx.x == 0 && f.space.rows > GA_KNN_LISTED)
 	{
@@ -498,15 +514,66 @@ limit_kernel(const __grid_constant__ GaKnnFilter f)
 	}
 }
 
+/* A block for each query: of the rows that are listed, those that the limit which they give leaves. */
+template<bool ROOT>
+static __global__ void __launch_bounds__(LIMIT_THREADS)
+narrow_kernel(const __grid_constant__ GaKnnFilter f)
+{
+	__shared__ unsigned int kept;
+	__shared__ GaKnnFilterQuery query;
+	const GaKnnListed *listed = f.listed + (uint64_t) blockIdx.x * GA_KNN_LISTED;
+	uint32_t   *list = f.space.list + (uint64_t) blockIdx.x * GA_KNN_LISTED;
+	float	   *numbers = numbers_of(f, blockIdx.x);
+	GaKey		n = f.space.selections[blockIdx.x].listed;
+	float		one = f.metric == GA_DEVICE_COSINE ? 1 : 0;
+	float		last;
+
+	if (n > GA_KNN_LISTED)
+		return;
+	if (threadIdx.x == 0)
+	{
+		kept = 0;
+		query = f.queries[blockIdx.x];
+	}
+	__syncthreads();
+	for (uint32_t i = threadIdx.x; i < n; i += LIMIT_THREADS)
+	{
+		uint4		header = __ldg((const uint4 *) (f.space.records + listed[i].row * f.space.stride));
+
+		numbers[i] = number_above<ROOT>(terms_of<ROOT>(header, f), query, listed[i].dot, one);
+	}
+	__syncthreads();
+	if (find_number(numbers, (uint32_t) n, f.space.queries[blockIdx.x].limit, &last) && threadIdx.x == 0)
+		query.limit = limit_of(&f.space.queries[blockIdx.x], last);
+	__syncthreads();
+	for (uint32_t i = threadIdx.x; i < n; i += LIMIT_THREADS)
+	{
+		uint4		header = __ldg((const uint4 *) (f.space.records + listed[i].row * f.space.stride));
+
+		if (!is_above<ROOT>(terms_of<ROOT>(header, f), query, listed[i].dot, query.limit))
+			list[atomicAdd(&kept, 1u)] = listed[i].row;
+	}
+	__syncthreads();
+	if (threadIdx.x == 0)
+		f.space.selections[blockIdx.x].listed = kept;
+}
+
 /* ----- launching ----- */
 
+/* Rows of a sample: as many as make the list some 4,000 long. */
 uint64_t
-ga_knn_sample(uint64_t rows)
+ga_knn_sample(uint64_t rows, uint32_t limit)
 {
-	uint64_t	least = rows < GA_KNN_SAMPLE ? rows : GA_KNN_SAMPLE;
-	uint64_t	some = rows / 32 < GA_KNN_SAMPLE * 4 ? rows / 32 : GA_KNN_SAMPLE * 4;
+	uint64_t	wanted = rows * limit / 4096;
 
-	return some > least ? some : least;
+	wanted = wanted < LEAST_SAMPLE ? LEAST_SAMPLE : wanted > MOST_SAMPLE ? MOST_SAMPLE : wanted;
+	return wanted < rows ? wanted : rows;
+}
+
+uint64_t
+ga_knn_filter_numbers(uint64_t sample)
+{
+	return sample > GA_KNN_LISTED ? sample : GA_KNN_LISTED;
 }
 
 uint32_t
@@ -567,17 +634,23 @@ launch_queries(const GaKnnFilter *f, int multiprocessors, cudaStream_t stream)
 cudaError_t
 ga_knn_launch_filter(GaKnnFilter *f, int multiprocessors, cudaStream_t stream)
 {
-	uint64_t	rows = f->space.rows;
 	cudaError_t error;
 
 	prepare_kernel<<<GA_KNN_FILTERED, THREADS, 0, stream>>>(*f);
-	f->slots = ga_knn_sample(rows);
-	f->step = rows / f->slots;
+	f->slots = f->sample;
+	f->step = f->space.rows / f->sample;
 	error = launch_queries<true>(f, multiprocessors, stream);
 	if (error != cudaSuccess)
 		return error;
-	limit_kernel<<<f->space.nqueries, THREADS, 0, stream>>>(*f);
-	f->slots = rows;
+	limit_kernel<<<f->space.nqueries, LIMIT_THREADS, 0, stream>>>(*f);
+	f->slots = f->space.rows;
 	f->step = 1;
-	return launch_queries<false>(f, multiprocessors, stream);
+	error = launch_queries<false>(f, multiprocessors, stream);
+	if (error != cudaSuccess)
+		return error;
+	if (f->metric == GA_DEVICE_L2)
+		narrow_kernel<true><<<f->space.nqueries, LIMIT_THREADS, 0, stream>>>(*f);
+	else
+		narrow_kernel<false><<<f->space.nqueries, LIMIT_THREADS, 0, stream>>>(*f);
+	return cudaSuccess;
 }

@@ -475,7 +475,7 @@ ga_knn_launch_scores(const GaKnnSpace *space, int metric, int storage, uint32_t 
 void
 ga_knn_launch_listed(const GaKnnSpace *space, int metric, uint32_t dim, int multiprocessors, cudaStream_t stream)
 {
-	dim3		grid((unsigned) (4 * multiprocessors / space->nqueries + 1), space->nqueries);
+	dim3		grid((unsigned) (2 * multiprocessors / space->nqueries + 1), space->nqueries);
 
 	if (metric == GA_DEVICE_L2)
 		listed_kernel<GA_DEVICE_F16, SUM_L2><<<grid, THREADS, 0, stream>>>(*space, dim);

@@ -85,25 +85,6 @@ count_rows(const GaKnnSpace &space, uint32_t query, const Range &range)
 			atomicAdd(&bins[i], count[i]);
 }
 
-/* Inclusive sums over a block's threads. */
-static __device__ GaKey
-sum_up_to(GaKey mine)
-{
-	__shared__ GaKey sums[THREADS];
-
-	sums[threadIdx.x] = mine;
-	__syncthreads();
-	for (int step = 1; step < THREADS; step *= 2)
-	{
-		GaKey		before = (int) threadIdx.x >= step ? sums[threadIdx.x - step] : 0;
-
-		__syncthreads();
-		sums[threadIdx.x] += before;
-		__syncthreads();
-	}
-	return sums[threadIdx.x];
-}
-
 /*
  * The bin that has row number `wanted` of those counted; all of the range when
  * there are not so many. One block. The first and the last bin reach to the ends
@@ -119,7 +100,7 @@ pick(GaKnnSelection *selection, const unsigned int *bins, const Range &range, Ga
 
 	for (int i = 0; i < EACH; i++)
 		total += mine[i] = bins[threadIdx.x * EACH + i];
-	before = sum_up_to(total) - total;
+	before = ga_knn_sum_up_to<THREADS>(total) - total;
 	if (threadIdx.x == THREADS - 1 && before + total < wanted)
 	{
 		selection->low = range.first ? 0 : range.low;
