@@ -299,7 +299,7 @@ $c->safe_psql('postgres', 'CREATE DATABASE copy');
 $c->safe_psql('copy', 'CREATE EXTENSION gpuagent; SELECT gpuagent.setup()');
 $c->safe_psql('postgres', 'SELECT 1');
 is($c->safe_psql('copy', q{SELECT gpuagent_store.this_node() IS NULL;
-	INSERT INTO gpuagent_store.site (origin, system_identifier, database) VALUES (gen_random_uuid(), 1, 2);
+	INSERT INTO gpuagent_store.site (origin, system_identifier, database, files) VALUES (gen_random_uuid(), 1, 2, 'x');
 	SELECT gpuagent_store.this_node() IS NULL}), "t\nt", 'a node of another server or database is none');
 
 # A peer that is gone, and then all.
