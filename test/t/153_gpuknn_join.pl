@@ -1,5 +1,6 @@
 # knn_join() with mirrors on the emulated device: what it finds is what sequential scans sort, and the device found it;
-# also when rows change, and with little memory; and on the host.
+# also when rows change, with little memory, and with more queries than a request takes; and on the host, on a standby, when
+# the device dies, and after a cancel.
 use strict;
 use warnings;
 
@@ -9,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $dim = 512;
-my $node = new_node('join', setup => 0, conf => device_conf(1)
+my $node = new_node('join', setup => 0, allows_streaming => 1, conf => device_conf(1)
 	  . "autovacuum = off\nfsync = off\ngpuagent.device_timeout = '5min'\nsearch_path = 'public, gpuagent'\n");
 $node->safe_psql('postgres', 'CREATE EXTENSION gpuagent');
 wait_for_service($node);
@@ -65,6 +66,52 @@ $node->safe_psql('postgres', q{VACUUM (INDEX_CLEANUP on) item; INSERT INTO item 
 right('slots used again', 12, 10, 'device');
 $node->safe_psql('postgres', q{ALTER SYSTEM SET work_mem = '64kB'; SELECT pg_reload_conf()});
 right('in blocks', 20, 10, 'device');
+$node->safe_psql('postgres', q{ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()});
+
+# More queries than one request takes: those at the seams, each as by itself.
+is_value($node, q{
+	WITH numbers AS MATERIALIZED (SELECT query, (query * 37) % 7000 AS i FROM generate_series(1, 1100) query),
+		found AS MATERIALIZED (SELECT * FROM knn_join('item_l2', (SELECT stack(vector(i)::swarm_tensor ORDER BY query) FROM numbers), 3)),
+		wanted AS (SELECT query, n.* FROM numbers, LATERAL (SELECT ctid AS tid, e <-> vector(i) AS d FROM item ORDER BY e <-> vector(i), ctid LIMIT 3) n
+			WHERE query IN (1, 512, 1023, 1024, 1025, 1100))
+	SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM wanted), (SELECT count(*) FROM (TABLE wanted EXCEPT ALL TABLE found) e)},
+	'3300|18|0', 'more queries than a request takes');
+
+# ---- a device that does not answer, and one that dies ----
+
+my $waiting = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT same%' AND wait_event IS NOT NULL AND state = 'active' AND backend_type = 'client backend'};
+my $join = q{SELECT same('<->', 'item_l2', 5990, 12, 10)};
+sub device_pid { return $node->safe_psql('postgres', q{SELECT service_pid FROM stat_device WHERE device = 'cuda:0'}) }
+
+my $pid = device_pid();
+kill 'STOP', $pid;
+fails_with($node, "SET statement_timeout = '500ms'; $join", '57014', 'a timeout ends the wait for an answer');
+kill 'CONT', $pid;
+right('after a cancel', 12, 10, 'device');
+
+my $session = $node->background_psql('postgres');
+kill 'STOP', $pid;
+$session->query_until(qr/start/, "\\echo start\n$join;\n\\echo done\n");
+ok($node->poll_query_until('postgres', $waiting), 'a join waits for the device');
+kill 'KILL', $pid;
+pump_until($session->{run}, $session->{timeout}, \$session->{stdout}, qr/done/);
+like($session->{stdout}, qr/^t$/m, 'which dies: the answer is right');
+$session->quit;
+ok($node->poll_query_until('postgres', q{SELECT same('<->', 'item_l2', 7, 12, 10); SELECT resident FROM stat_index WHERE index = 'item_l2'::regclass}, "t\nt"), 'the copy comes back');
+ok($node->poll_query_until('postgres', q{SELECT same('<=>', 'item_cosine', 7, 12, 10); SELECT resident FROM stat_index WHERE index = 'item_cosine'::regclass}, "t\nt"), 'that of the other index, too');
+right('when it is back', 12, 10, 'device');
+
+# ---- a standby ----
+
+$node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "gpuagent.storage_path = '" . $standby->basedir . "/tree'\n");
+$standby->start;
+$node->safe_psql('postgres', q{INSERT INTO item SELECT i, vector(i) FROM generate_series(5980, 5995) i});
+$node->wait_for_catchup($standby);
+is_value($standby, $join, 't', 'on a standby');
+$standby->stop;
 $node->append_conf('postgresql.conf', "gpuagent.device = 'host'\n");
 $node->restart;
 right('on the host', 12, 10, 'host');
