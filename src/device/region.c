@@ -1,6 +1,6 @@
 /*
  * region.c
- *		The registry of mapped regions and of the leases on them (region.h).
+ *		The registry of mapped regions (region.h); its leases are lease.c's.
  *
  * What a transaction has begun and not finished is remembered here: its LOADING
  * regions, which end with it, and its private ones, which become everybody's
@@ -23,20 +23,12 @@
 #include "device/mapping.h"
 #include "device/ops.h"
 #include "device/region.h"
+#include "device/registry.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
-#include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-typedef struct Registry
-{
-	uint64		last_id;
-	int			nregions;		/* entries that were ever used */
-	int			nleases;
-	GaRegion	regions[FLEXIBLE_ARRAY_MEMBER];
-} Registry;
 
 /* A region that the transaction at hand must finish or end. */
 typedef struct Pending
@@ -46,7 +38,7 @@ typedef struct Pending
 	SubTransactionId subid;
 } Pending;
 
-static void *area = NULL;
+void	   *ga_registry_area = NULL;
 static LWLockPadded *locks = NULL;
 
 static Pending *pending = NULL;
@@ -57,20 +49,18 @@ static int	maxpending = 0;
 static Oid	dropped = InvalidOid;
 static object_access_hook_type previous_access = NULL;
 
-#define registry ((Registry *) area)
-
 /* ---- shared memory ---- */
 
 static Size
 leases_offset(void)
 {
-	return MAXALIGN(add_size(offsetof(Registry, regions), mul_size(sizeof(GaRegion), ga_max_handles)));
+	return MAXALIGN(add_size(offsetof(GaRegistry, regions), mul_size(sizeof(GaRegion), ga_max_handles)));
 }
 
-static GaLease *
-lease_at(int i)
+GaLease *
+ga_registry_lease(int i)
 {
-	return (GaLease *) ((char *) area + leases_offset()) + i;
+	return (GaLease *) ((char *) ga_registry_area + leases_offset()) + i;
 }
 
 static Size
@@ -99,28 +89,19 @@ ga_region_lock(void)
 
 /* ---- entries; the lock is held ---- */
 
-static GaRegion *
-find_region(uint64 id)
+GaRegion *
+ga_registry_region(uint64 id)
 {
-	for (int i = 0; i < registry->nregions; i++)
-		if (registry->regions[i].state != GA_REGION_UNUSED && registry->regions[i].id == id)
-			return &registry->regions[i];
+	for (int i = 0; i < ga_registry->nregions; i++)
+		if (ga_registry->regions[i].state != GA_REGION_UNUSED && ga_registry->regions[i].id == id)
+			return &ga_registry->regions[i];
 	return NULL;
 }
 
-static GaLease *
-find_lease(const pg_uuid_t *handle)
+void
+ga_registry_drop(GaLease *lease)
 {
-	for (int i = 0; i < registry->nleases; i++)
-		if (lease_at(i)->used && memcmp(&lease_at(i)->handle, handle, sizeof(pg_uuid_t)) == 0)
-			return lease_at(i);
-	return NULL;
-}
-
-static void
-drop_lease(GaLease *lease)
-{
-	GaRegion   *region = find_region(lease->region);
+	GaRegion   *region = ga_registry_region(lease->region);
 
 	lease->used = false;
 	if (region != NULL)
@@ -131,9 +112,9 @@ drop_lease(GaLease *lease)
 static void
 expire_region(GaRegion *region)
 {
-	for (int i = 0; region->leases > 0 && i < registry->nleases; i++)
-		if (lease_at(i)->used && lease_at(i)->region == region->id)
-			drop_lease(lease_at(i));
+	for (int i = 0; region->leases > 0 && i < ga_registry->nleases; i++)
+		if (ga_registry_lease(i)->used && ga_registry_lease(i)->region == region->id)
+			ga_registry_drop(ga_registry_lease(i));
 	region->state = GA_REGION_EXPIRED;
 	region->loader_pid = 0;
 }
@@ -180,7 +161,7 @@ free_region(uint64 id, int device)
 	}
 	ga_region_remove(id, device);
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(id);
+	region = ga_registry_region(id);
 	if (region != NULL && region->state == GA_REGION_EXPIRED)
 		region->state = GA_REGION_UNUSED;
 	LWLockRelease(ga_region_lock());
@@ -192,15 +173,15 @@ ga_regions_reap(Oid dropped_database)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		any = false;
 
-	if (area == NULL)
+	if (ga_registry_area == NULL)
 		return;
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	for (int i = 0; i < registry->nleases; i++)
-		if (lease_at(i)->used && lease_at(i)->expires_at <= now)
-			drop_lease(lease_at(i));
-	for (int i = 0; i < registry->nregions; i++)
+	for (int i = 0; i < ga_registry->nleases; i++)
+		if (ga_registry_lease(i)->used && ga_registry_lease(i)->expires_at <= now)
+			ga_registry_drop(ga_registry_lease(i));
+	for (int i = 0; i < ga_registry->nregions; i++)
 	{
-		GaRegion   *region = &registry->regions[i];
+		GaRegion   *region = &ga_registry->regions[i];
 
 		if (region->state == GA_REGION_UNUSED)
 			continue;
@@ -214,12 +195,12 @@ ga_regions_reap(Oid dropped_database)
 
 	for (int i = 0; any && i < ga_max_handles; i++)
 	{
-		GaRegion   *region = &registry->regions[i];
+		GaRegion   *region = &ga_registry->regions[i];
 		uint64		id = 0;
 		int			device = GA_DEVICE_HOST;
 
 		LWLockAcquire(ga_region_lock(), LW_SHARED);
-		if (i >= registry->nregions)
+		if (i >= ga_registry->nregions)
 			any = false;
 		else if (region->state == GA_REGION_EXPIRED)
 		{
@@ -245,7 +226,7 @@ end_pending(const Pending *item)
 	int			device = GA_DEVICE_HOST;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(item->id);
+	region = ga_registry_region(item->id);
 	if (region != NULL && region->state == GA_REGION_READY && region->private_pid == 0 && region->leases > 0)
 	{
 		/* Complete, and others use it already. */
@@ -268,7 +249,7 @@ publish_pending(const Pending *item)
 	GaRegion   *region;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(item->id);
+	region = ga_registry_region(item->id);
 	if (region != NULL)
 	{
 		region->private_pid = 0;
@@ -354,6 +335,20 @@ reserve_pending(void)
 	}
 }
 
+void
+ga_region_settle(uint64 id, bool private)
+{
+	for (int i = 0; i < npending; i++)
+	{
+		if (pending[i].id != id)
+			continue;
+		pending[i].leased = true;
+		if (!private)
+			pending[i] = pending[--npending];
+		return;
+	}
+}
+
 /* A database is being dropped: its regions go when that is committed. */
 static void
 object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
@@ -371,7 +366,7 @@ void
 ga_region_register(void)
 {
 	static const GaSharedArea regions = {
-		"gpuagent regions", area_size, area_locks, area_init, &area, &locks
+		"gpuagent regions", area_size, area_locks, area_init, &ga_registry_area, &locks
 	};
 
 	ga_shared_register(&regions);
@@ -406,8 +401,8 @@ ga_region_admit(const char *object, bool writable)
 	(void) LockRelease(&tag, ExclusiveLock, false);
 }
 
-static void
-report_full(const char *what)
+void
+ga_registry_full(const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -423,15 +418,15 @@ enter_region(const GaRegion *wanted)
 	uint64		id = 0;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	for (int i = 0; i < registry->nregions && region == NULL; i++)
-		if (registry->regions[i].state == GA_REGION_UNUSED)
-			region = &registry->regions[i];
-	if (region == NULL && registry->nregions < ga_max_handles)
-		region = &registry->regions[registry->nregions++];
+	for (int i = 0; i < ga_registry->nregions && region == NULL; i++)
+		if (ga_registry->regions[i].state == GA_REGION_UNUSED)
+			region = &ga_registry->regions[i];
+	if (region == NULL && ga_registry->nregions < ga_max_handles)
+		region = &ga_registry->regions[ga_registry->nregions++];
 	if (region != NULL)
 	{
 		*region = *wanted;
-		region->id = id = ++registry->last_id;
+		region->id = id = ++ga_registry->last_id;
 		region->state = GA_REGION_LOADING;
 		region->database = MyDatabaseId;
 		region->loader_pid = MyProcPid;
@@ -457,7 +452,7 @@ ga_region_begin(const GaRegion *wanted)
 		id = enter_region(wanted);
 	}
 	if (id == 0)
-		report_full("regions");
+		ga_registry_full("regions");
 	pending[npending++] = (Pending) {.id = id,.subid = GetCurrentSubTransactionId()};
 	return id;
 }
@@ -468,7 +463,7 @@ ga_region_new_id(void)
 	uint64		id;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	id = ++registry->last_id;
+	id = ++ga_registry->last_id;
 	LWLockRelease(ga_region_lock());
 	return id;
 }
@@ -479,7 +474,7 @@ ga_region_ready(uint64 id, uint64 size_bytes, const uint8 *ipc_handle)
 	GaRegion   *region;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(id);
+	region = ga_registry_region(id);
 	if (region != NULL && region->state == GA_REGION_LOADING)
 	{
 		region->state = GA_REGION_READY;
@@ -496,7 +491,7 @@ ga_region_get(uint64 id, GaRegion *copy)
 	const GaRegion *region;
 
 	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	region = find_region(id);
+	region = ga_registry_region(id);
 	if (region != NULL)
 		*copy = *region;
 	LWLockRelease(ga_region_lock());
@@ -509,12 +504,12 @@ ga_region_find_on(int device, bool ipc, const char *object, bool writable, int64
 {
 	const GaRegion *found = NULL;
 
-	if (area == NULL)
+	if (ga_registry_area == NULL)
 		return false;
 	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	for (int i = 0; i < registry->nregions; i++)
+	for (int i = 0; i < ga_registry->nregions; i++)
 	{
-		const GaRegion *region = &registry->regions[i];
+		const GaRegion *region = &ga_registry->regions[i];
 
 		if (region->state == GA_REGION_READY && region->database == MyDatabaseId && region->writable == writable &&
 			(region->private_pid == 0 || region->private_pid == MyProcPid) &&
@@ -539,12 +534,12 @@ ga_region_find(const char *object, bool writable, int64 version, const uint8 *co
 void
 ga_regions_each(void (*each) (const GaRegion *region, void *arg), void *arg)
 {
-	if (area == NULL)
+	if (ga_registry_area == NULL)
 		return;
 	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	for (int i = 0; i < registry->nregions; i++)
-		if (registry->regions[i].state != GA_REGION_UNUSED)
-			each(&registry->regions[i], arg);
+	for (int i = 0; i < ga_registry->nregions; i++)
+		if (ga_registry->regions[i].state != GA_REGION_UNUSED)
+			each(&ga_registry->regions[i], arg);
 	LWLockRelease(ga_region_lock());
 }
 
@@ -554,217 +549,9 @@ ga_region_update(uint64 id, void (*change) (GaRegion *region, void *arg), void *
 	GaRegion   *region;
 
 	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(id);
+	region = ga_registry_region(id);
 	if (region != NULL)
 		change(region, arg);
 	LWLockRelease(ga_region_lock());
 	return region != NULL;
-}
-
-/* ---- leases ---- */
-
-void
-ga_leases_each(void (*each) (const GaLease *lease, const GaRegion *region, void *arg), void *arg)
-{
-	if (area == NULL)
-		return;
-	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	for (int i = 0; i < registry->nleases; i++)
-	{
-		const GaLease *lease = lease_at(i);
-		const GaRegion *region = lease->used ? find_region(lease->region) : NULL;
-
-		if (region != NULL)
-			each(lease, region, arg);
-	}
-	LWLockRelease(ga_region_lock());
-}
-
-/* The first lease of a region that this transaction made: it is not pending any more, unless it is private. */
-static void
-settle_pending(uint64 id, bool private)
-{
-	for (int i = 0; i < npending; i++)
-	{
-		if (pending[i].id != id)
-			continue;
-		pending[i].leased = true;
-		if (!private)
-			pending[i] = pending[--npending];
-		return;
-	}
-}
-
-static void
-new_handle(pg_uuid_t *handle)
-{
-	if (!pg_strong_random(handle->data, UUID_LEN))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	handle->data[6] = (handle->data[6] & 0x0f) | 0x40;	/* version 4 */
-	handle->data[8] = (handle->data[8] & 0x3f) | 0x80;
-}
-
-static GaLease *
-free_lease(void)
-{
-	for (int i = 0; i < registry->nleases; i++)
-		if (!lease_at(i)->used)
-			return lease_at(i);
-	return registry->nleases < ga_max_handles ? lease_at(registry->nleases++) : NULL;
-}
-
-bool
-ga_lease_grant(uint64 id, bool write, TimestampTz expires_at, GaLease *lease)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	Oid			user = GetUserId();
-	GaRegion   *region;
-	GaLease    *slot = NULL;
-	bool		there;
-	bool		private = false;
-
-	memset(lease, 0, sizeof *lease);
-	new_handle(&lease->handle);
-	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	region = find_region(id);
-	there = region != NULL && region->state == GA_REGION_READY;
-	if (there && (slot = free_lease()) != NULL)
-	{
-		lease->used = true;
-		lease->region = id;
-		lease->owner = user;
-		lease->write = write;
-		lease->client_pid = MyProcPid;
-		lease->granted_at = now;
-		lease->expires_at = expires_at;
-		*slot = *lease;
-		region->leases++;
-		region->last_used_at = now;
-		private = region->private_pid != 0;
-		/* Others may come and go before the loader has its lease: it keeps the region until then. */
-		if (region->loader_pid == MyProcPid)
-			region->loader_pid = 0;
-	}
-	LWLockRelease(ga_region_lock());
-	if (there && slot == NULL)
-		report_full("handles");
-	if (there)
-		settle_pending(id, private);
-	return there;
-}
-
-/* Owner of a lease on a region of this database; expired ones count as gone. */
-static bool
-lease_owner(const pg_uuid_t *handle, Oid *owner)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	const GaLease *lease;
-	const GaRegion *region;
-
-	ga_shared_require();
-	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	lease = find_lease(handle);
-	region = lease != NULL ? find_region(lease->region) : NULL;
-	if (region != NULL && (region->database != MyDatabaseId || lease->expires_at <= now))
-		region = NULL;
-	if (region != NULL)
-		*owner = lease->owner;
-	LWLockRelease(ga_region_lock());
-	return region != NULL;
-}
-
-bool
-ga_lease_renew(const pg_uuid_t *handle, TimestampTz expires_at)
-{
-	Oid			owner;
-	GaLease    *lease;
-	GaRegion   *region;
-
-	if (!lease_owner(handle, &owner) || !has_privs_of_role(GetUserId(), owner))
-		return false;
-	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	lease = find_lease(handle);
-	region = lease != NULL ? find_region(lease->region) : NULL;
-	if (region != NULL)
-	{
-		lease->expires_at = expires_at;
-		region->last_used_at = GetCurrentTimestamp();
-	}
-	LWLockRelease(ga_region_lock());
-	return region != NULL;
-}
-
-static bool
-end_lease(const pg_uuid_t *handle)
-{
-	GaLease    *lease;
-	GaRegion   *region = NULL;
-	int			device = GA_DEVICE_HOST;
-
-	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	lease = find_lease(handle);
-	if (lease != NULL)
-	{
-		region = find_region(lease->region);
-		if (region != NULL && region->kind == GA_KIND_CUDA_FD)
-			device = region->device;
-		drop_lease(lease);
-	}
-	LWLockRelease(ga_region_lock());
-	if (device != GA_DEVICE_HOST)
-		ga_region_revoke(device, handle->data);
-	return lease != NULL;
-}
-
-void
-ga_lease_cancel(const pg_uuid_t *handle)
-{
-	GaLease    *lease;
-
-	LWLockAcquire(ga_region_lock(), LW_EXCLUSIVE);
-	lease = find_lease(handle);
-	if (lease != NULL)
-		drop_lease(lease);
-	LWLockRelease(ga_region_lock());
-}
-
-bool
-ga_lease_end(const pg_uuid_t *handle)
-{
-	Oid			owner;
-
-	if (!lease_owner(handle, &owner) || !has_privs_of_role(GetUserId(), owner) || !end_lease(handle))
-		return false;
-	ga_regions_reap(InvalidOid);
-	return true;
-}
-
-int64
-ga_leases_end(const char *object)
-{
-	GaLease    *found;
-	int			n = 0;
-	int64		ended = 0;
-
-	ga_shared_require();
-	found = palloc(sizeof(GaLease) * ga_max_handles);
-	LWLockAcquire(ga_region_lock(), LW_SHARED);
-	for (int i = 0; i < registry->nleases; i++)
-	{
-		const GaLease *lease = lease_at(i);
-		const GaRegion *region = lease->used ? find_region(lease->region) : NULL;
-
-		if (region != NULL && region->database == MyDatabaseId && strcmp(region->object, object) == 0)
-			found[n++] = *lease;
-	}
-	LWLockRelease(ga_region_lock());
-	for (int i = 0; i < n; i++)
-		if (has_privs_of_role(GetUserId(), found[i].owner) && end_lease(&found[i].handle))
-			ended++;
-	pfree(found);
-	if (ended > 0)
-		ga_regions_reap(InvalidOid);
-	return ended;
 }
