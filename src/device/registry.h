@@ -29,7 +29,7 @@ extern void ga_registry_drop(GaLease *lease);
 /* ---- it is not ---- */
 
 /* 53400: all regions or handles are in use */
-extern pg_noreturn void ga_registry_full(const char *what);
+pg_noreturn extern void ga_registry_full(const char *what);
 
 /* A region that this transaction made has its first lease: it is not the transaction's to end any more, unless it is private. */
 extern void ga_region_settle(uint64 id, bool private);
