@@ -70,6 +70,7 @@ $node->safe_psql('postgres', q{ALTER SYSTEM RESET work_mem; SELECT pg_reload_con
 
 # More queries than one request takes: those at the seams, each as by itself.
 is_value($node, q{
+	SET enable_indexscan = off;
 	WITH numbers AS MATERIALIZED (SELECT query, (query * 37) % 7000 AS i FROM generate_series(1, 1100) query),
 		found AS MATERIALIZED (SELECT * FROM knn_join('item_l2', (SELECT stack(vector(i)::swarm_tensor ORDER BY query) FROM numbers), 3)),
 		wanted AS (SELECT query, n.* FROM numbers, LATERAL (SELECT ctid AS tid, e <-> vector(i) AS d FROM item ORDER BY e <-> vector(i), ctid LIMIT 3) n
