@@ -27,6 +27,12 @@ five_minutes(void)
 }
 
 static int
+two_seconds(void)
+{
+	return 2000;
+}
+
+static int
 sync_interval(void)
 {
 	return ga_sync_interval;
@@ -85,6 +91,7 @@ const GaTask ga_tasks[] = {
 	.interval = ga_collect_pause, .wanted = ga_collect_wanted},
 	{.function = "follow_peers", .tables = {"agent", "expert", "weight_version"}, .interval = ga_sync_pause, .wanted = ga_sync_wanted},
 	{.function = "beat", .tables = {"peer"}, .interval = ga_beat_interval, .wanted = ga_beat_wanted},
+	{.function = "repair_peers", .tables = {"peer"}, .interval = two_seconds, .wanted = ga_beat_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true, .wanted = has_tree},
 };
