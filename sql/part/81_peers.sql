@@ -250,6 +250,7 @@ BEGIN
     UPDATE gpuagent_store.site s SET origin = node, files = gpuagent_store.files_identity(), problem = NULL,
         doubted_files = NULL, doubted_at = NULL, replaced = before, followed = NULL;
     DELETE FROM gpuagent_store.heartbeat;
+    DELETE FROM gpuagent_store.stability;
     FOR p IN
         WITH gone AS (DELETE FROM gpuagent.peer q RETURNING q.peer, q.subscription)
         SELECT g.peer, g.subscription, s.subconninfo FROM gone g JOIN pg_subscription s ON s.subname = g.subscription

@@ -78,7 +78,8 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             backup_folders,read_backup_manifest,verify_backup}'::text[]) THEN 'admin'
         WHEN p.proname = ANY ('{add_peer,drop_peer,wait_for_sync,set_conflict_strategy,resolve_conflict,ask_peer,slot_at_commit,begin_node,end_node,
             drop_publication,make_node,open_link,close_link,peer_in_step,publish_existing,publish_fact,publish_again,apply_once,publish,load_chunk,take_up,
-            lock_key,tidy_expert,merge_facts,take_beat,write_beat,beat,slots_there,copy_again,repair_peers,new_incarnation,set_publications}'::text[]) OR p.proname LIKE 'follow\_%' THEN 'admin'
+            lock_key,tidy_expert,merge_facts,take_beat,write_beat,beat,slots_there,copy_again,repair_peers,new_incarnation,set_publications,
+            advance_stability,wake_follower,lose_fact,prune_keys,prune_facts,prune}'::text[]) OR p.proname LIKE 'follow\_%' THEN 'admin'
         WHEN p.proname LIKE 'compact\_%' OR p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'
         WHEN p.proname = ANY ('{setup,grant_access,restore_checkpoint,
             restore_latest_valid,delete_checkpoint,prune_checkpoints,set_checkpoint_alias,delete_expert,delete_swarm,
@@ -137,7 +138,7 @@ BEGIN
             WHEN c.relkind = 'S' THEN CASE level WHEN 'admin' THEN 'USAGE, UPDATE' ELSE 'USAGE' END
             WHEN n.nspname = 'gpuagent_store' AND c.relname IN ('doom', 'doomed', 'upload', 'collection', 'collect_time') THEN 'SELECT'
             -- Facts are written by triggers and the server's own workers, as the tables' owner.
-            WHEN n.nspname = 'gpuagent_store' AND c.relname IN ('change', 'payload', 'heartbeat', 'site', 'head', 'waiting', 'strategy') OR c.relname = 'peer' THEN 'SELECT'
+            WHEN n.nspname = 'gpuagent_store' AND c.relname IN ('change', 'payload', 'heartbeat', 'stability', 'prunable', 'site', 'head', 'waiting', 'strategy') OR c.relname = 'peer' THEN 'SELECT'
             -- Written by queue_job() and the workers alone; what jobs are given and leave is for administrators.
             WHEN n.nspname = 'gpuagent_store' AND c.relname = 'job' THEN CASE level WHEN 'admin' THEN 'SELECT'
                 ELSE 'SELECT (job, kind, object, role, state, attempts, created_at, started_at, finished_at)' END

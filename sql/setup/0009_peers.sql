@@ -102,6 +102,32 @@ CREATE TABLE gpuagent_store.waiting (
     PRIMARY KEY (class, object, part)
 );
 COMMENT ON TABLE gpuagent_store.waiting IS 'keys that could not be brought to what their facts say yet, and why; tried again each time';
+CREATE TABLE gpuagent_store.stability (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    candidate pg_snapshot NOT NULL,
+    beats jsonb NOT NULL,
+    stable pg_snapshot,
+    origins uuid[],
+    pruned pg_snapshot,
+    last_seq bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE gpuagent_store.stability IS 'one row: which facts all peers are known to have';
+COMMENT ON COLUMN gpuagent_store.stability.candidate IS 'what was here at some beat; stable when all peers have the beats of that time';
+COMMENT ON COLUMN gpuagent_store.stability.beats IS 'by node, the beat after which all of its facts that candidate sees are there';
+COMMENT ON COLUMN gpuagent_store.stability.stable IS 'facts of these origins that it sees are on all peers';
+COMMENT ON COLUMN gpuagent_store.stability.pruned IS 'keys of facts that it sees are in prunable, or need not be';
+COMMENT ON COLUMN gpuagent_store.stability.last_seq IS 'this node has written a fact of this number, which may have been removed since';
+CREATE TABLE gpuagent_store.prunable (
+    class text COLLATE "C" NOT NULL,
+    object text COLLATE "C" NOT NULL,
+    part text COLLATE "C" NOT NULL,
+    looked_at timestamptz NOT NULL,
+    buried boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (class, object, part)
+);
+CREATE INDEX prunable_order ON gpuagent_store.prunable (buried, looked_at);
+COMMENT ON TABLE gpuagent_store.prunable IS 'keys that have, or will have, facts which can be removed';
+COMMENT ON COLUMN gpuagent_store.prunable.buried IS 'all that is left is a tombstone, of the time looked_at';
 CREATE TABLE gpuagent_store.strategy (
     class text COLLATE "C" PRIMARY KEY,
     strategy text COLLATE "C" NOT NULL,
@@ -123,4 +149,6 @@ CREATE TRIGGER apply_once BEFORE INSERT ON gpuagent_store.payload FOR EACH ROW E
 CREATE TRIGGER take_beat BEFORE INSERT OR UPDATE ON gpuagent_store.heartbeat FOR EACH ROW EXECUTE FUNCTION gpuagent_store.take_beat();
 ALTER TABLE gpuagent_store.heartbeat ENABLE REPLICA TRIGGER take_beat;
 ALTER TABLE gpuagent_store.change ENABLE REPLICA TRIGGER apply_once;
+CREATE TRIGGER lose_fact AFTER DELETE ON gpuagent_store.change FOR EACH ROW EXECUTE FUNCTION gpuagent_store.lose_fact();
+ALTER TABLE gpuagent_store.change ENABLE REPLICA TRIGGER lose_fact;
 ALTER TABLE gpuagent_store.payload ENABLE REPLICA TRIGGER apply_once;

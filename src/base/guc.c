@@ -69,6 +69,8 @@ int			ga_peer_sync_interval = 30;
 int			ga_heartbeat_interval = 10;
 int			ga_peer_timeout = 60;
 int			ga_max_clock_offset = 500;
+int			ga_prune_interval = 60;
+int			ga_tombstone_grace = 604800;
 bool		ga_allow_ipc_handles = false;
 bool		ga_device_faults = false;
 char	   *ga_shared_memory_dir = NULL;
@@ -247,6 +249,14 @@ define_peer_settings(void)
 							"How long no beat has come from a peer when it counts as lost.",
 							NULL,
 							&ga_peer_timeout, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.prune_interval",
+							"How often facts that all peers have, and that later ones have superseded, are removed.",
+							"0: never.",
+							&ga_prune_interval, 60, 0, 86400, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("gpuagent.tombstone_grace",
+							"How long it stays known that something was deleted.",
+							"A node that joins with data older than that brings it back.",
+							&ga_tombstone_grace, 604800, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("gpuagent.max_clock_offset",
 							"How far this server's clock may be ahead of those of its peers before it writes no facts.",
 							"0: however far.",

@@ -40,6 +40,8 @@ extern bool ga_enable_weight_sync;	/* gpuagent.enable_weight_sync */
 extern int	ga_peer_sync_interval;	/* gpuagent.peer_sync_interval, s */
 extern int	ga_heartbeat_interval;	/* gpuagent.heartbeat_interval, s */
 extern int	ga_peer_timeout;		/* gpuagent.peer_timeout, s */
+extern int	ga_prune_interval;		/* gpuagent.prune_interval, s; 0: never */
+extern int	ga_tombstone_grace;		/* gpuagent.tombstone_grace, s */
 extern int	ga_max_clock_offset;	/* gpuagent.max_clock_offset, ms; 0: any */
 extern bool ga_allow_ipc_handles;	/* gpuagent.allow_ipc_handles */
 extern bool ga_device_faults;		/* gpuagent.device_faults, for tests */

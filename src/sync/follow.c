@@ -29,6 +29,7 @@ ga_sync_wanted(void)
 	{
 		pending = true;
 		ga_beat_look_again();
+		ga_prune_look_again();
 	}
 	return pending;
 }

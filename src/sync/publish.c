@@ -501,7 +501,7 @@ PG_FUNCTION_INFO_V1(ga_make_node);
 Datum
 ga_make_node(PG_FUNCTION_ARGS)
 {
-	static const char *const forget[] = {"site", "heartbeat", "head", "waiting", "strategy", "payload", "change"};
+	static const char *const forget[] = {"site", "stability", "prunable", "heartbeat", "head", "waiting", "strategy", "payload", "change"};
 	bool		make = PG_GETARG_BOOL(0);
 	MemoryContext context = CurrentMemoryContext;
 	pg_uuid_t  *uuid = NULL;

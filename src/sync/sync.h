@@ -26,6 +26,11 @@ extern bool ga_beat_wanted(void);
 extern int	ga_beat_interval(void);
 extern void ga_beat_look_again(void);
 
+/* The same of pruning; facts have arrived, so what blocked it may be gone. */
+extern bool ga_prune_wanted(void);
+extern int	ga_prune_pause(void);
+extern void ga_prune_look_again(void);
+
 /* The maintenance worker looks for facts, and whether this database is a node, once this transaction is committed. */
 extern void ga_sync_notify_at_commit(void);
 

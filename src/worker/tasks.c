@@ -92,6 +92,7 @@ const GaTask ga_tasks[] = {
 	{.function = "follow_peers", .tables = {"agent", "expert", "weight_version"}, .interval = ga_sync_pause, .wanted = ga_sync_wanted},
 	{.function = "beat", .tables = {"peer"}, .interval = ga_beat_interval, .wanted = ga_beat_wanted},
 	{.function = "repair_peers", .tables = {"peer"}, .interval = two_seconds, .wanted = ga_beat_wanted},
+	{.function = "prune", .tables = {"peer"}, .interval = ga_prune_pause, .wanted = ga_prune_wanted},
 	{.function = "prewarm_cache", .tables = {"agent"}, .interval = at_start, .on_standby = true},
 	{.function = "save_cache_keys", .tables = {"agent"}, .interval = five_minutes, .at_exit = true, .wanted = has_tree},
 };

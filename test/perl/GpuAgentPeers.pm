@@ -25,7 +25,7 @@ sub new_peer_node
 {
 	my ($name, %option) = @_;
 	my $conf = "wal_level = logical\nmax_worker_processes = 24\nmax_logical_replication_workers = 12\nmax_wal_senders = 20\n"
-		. "max_replication_slots = 20\nwal_retrieve_retry_interval = 200ms\ngpuagent.peer_sync_interval = 1s\nrestart_after_crash = on\n";
+		. "max_replication_slots = 20\nwal_retrieve_retry_interval = 200ms\ngpuagent.peer_sync_interval = 1s\ngpuagent.prune_interval = 0\nrestart_after_crash = on\n";
 
 	return new_node($name, %option, conf => $conf . ($option{conf} // ''));
 }

@@ -20,7 +20,7 @@ is_value($node, 'SHOW gpuagent.compression_level', '1', 'at level 1');
 is_value($node, q{SELECT context, string_agg(substr(name, 10), ' ' ORDER BY name) FROM pg_settings WHERE name LIKE 'gpuagent.%' GROUP BY 1 ORDER BY 1},
 	join("\n",
 		'postmaster|cache_size device device_faults device_program host_cache_size max_databases max_handles max_jobs profile shared_memory_dir storage_path',
-		'sighup|allow_ipc_handles auto_export auto_save_interval cache_max_age collect_interval device_timeout discard_grace enable_agent_sync enable_config_sync enable_weight_sync heartbeat_interval job_nice launcher_interval max_checkpoints max_clock_offset peer_sync_interval peer_timeout sync_interval',
+		'sighup|allow_ipc_handles auto_export auto_save_interval cache_max_age collect_interval device_timeout discard_grace enable_agent_sync enable_config_sync enable_weight_sync heartbeat_interval job_nice launcher_interval max_checkpoints max_clock_offset peer_sync_interval peer_timeout prune_interval sync_interval tombstone_grace',
 		'superuser|collect_grace io_rate_limit',
 		'user|compression compression_level'),
 	'each setting has its context');

@@ -91,7 +91,7 @@ sub crash_and
 	$log_at = -s $node->logfile;
 	$node->start;
 	$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'gpuagent maintenance'
-		AND state = 'idle' AND query ~ '(check|maintain)_exports|(follow|repair)_peers|beat|_cache'}) or die 'the worker does not look';
+		AND state = 'idle' AND query ~ '(check|maintain)_exports|(follow|repair)_peers|beat|prune|_cache'}) or die 'the worker does not look';
 	return;
 }
 

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $conf = "wal_level = logical\nmax_worker_processes = 24\nmax_logical_replication_workers = 8\nmax_wal_senders = 16\n"
-	. "max_replication_slots = 16\nwal_retrieve_retry_interval = 200ms\ngpuagent.peer_sync_interval = 1s\nrestart_after_crash = on\n";
+	. "max_replication_slots = 16\nwal_retrieve_retry_interval = 200ms\ngpuagent.peer_sync_interval = 1s\ngpuagent.prune_interval = 0\nrestart_after_crash = on\n";
 my @nodes = map { new_node($_, conf => $conf) } qw(a b c);
 my ($a, $b, $c) = @nodes;
 
