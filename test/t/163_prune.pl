@@ -67,7 +67,7 @@ link_state($b, 'DISABLE');
 $a->safe_psql('postgres', qq{SELECT gpuagent.store_agent('own', fitness => 20 + $_)}) foreach (1 .. 3);
 $b->safe_psql('postgres', q{SELECT gpuagent.store_agent('own', fitness => 50)});
 my $at = beat($a);
-becomes_true(sub { beat($a) > $at + 4 }, 'a beats on');
+becomes_true(sub { beat($a) > $at + 3 }, 'a beats on');
 is_value($a, q{SELECT count(*) FROM gpuagent_store.change WHERE object = 'own' AND origin = gpuagent_store.this_node()}, '4', 'nothing goes that a peer has not');
 link_state($b, 'ENABLE');
 in_step('linked again', $a, $b);
@@ -80,7 +80,7 @@ $a->safe_psql('postgres', q{SELECT gpuagent.delete_agent('both'), gpuagent.store
 in_step('deleted', $a, $b);
 becomes($_, facts('both'), '1', 'a tombstone stays on ' . $_->name) foreach ($a, $b);
 $at = beat($a);
-becomes_true(sub { beat($a) > $at + 3 }, 'for a while');
+becomes_true(sub { beat($a) > $at + 1 }, 'for a while');
 is_value($a, facts('both'), '1', 'for its grace');
 set_on('tombstone_grace', '0', $a, $b);
 becomes($_, q{SELECT (SELECT count(*) FROM gpuagent_store.change WHERE object = 'both') + (SELECT count(*) FROM gpuagent_store.head WHERE object = 'both')}, '0',
@@ -99,7 +99,7 @@ foreach my $node ($a, $b)
 }
 push @writers, start_writer($c, 'wc', 3, $log);
 $at = beat($c) || 0;
-becomes_true(sub { (beat($c) || 0) > $at + 3 }, 'the third node beats');
+becomes_true(sub { (beat($c) || 0) > $at + 1 }, 'the third node beats');
 stop_writer($_) foreach @writers;
 in_step('three nodes', $a, $b, $c);
 # Nothing is left to remove, on any of them: then they are equal, facts included.
