@@ -82,7 +82,7 @@ ga_end() {
 # Run a command as the servers' user, with our tree first in PATH and nothing of the caller's PG* settings.
 ga_as() {
 	local cmd=(env -i "PATH=$GA_BIN:/usr/local/bin:/usr/bin:/bin" "HOME=$GA_WORK/home" LANG=C.UTF-8 TZ=UTC
-		"GA_TEST_LONG=${GA_TEST_LONG:-}" "TMPDIR=/tmp")
+		"GA_TEST_LONG=${GA_TEST_LONG:-}" "GA_CHAOS_ROUNDS=${GA_CHAOS_ROUNDS:-}" "GA_CHAOS_SEED=${GA_CHAOS_SEED:-}" "TMPDIR=/tmp")
 	if [ "$(id -un)" = "$GA_OS_USER" ]; then
 		"${cmd[@]}" "$@"
 	else

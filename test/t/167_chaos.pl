@@ -1,5 +1,5 @@
-# Chaos: three nodes are written to at once, under common keys, while processes and whole servers are killed and links are
-# disabled. After each round all nodes have the same facts and values, and all that was acknowledged.
+# Chaos: three nodes are written to at once, under common keys, while processes and whole servers are killed, links are
+# disabled and slots dropped. After each round all nodes have the same facts and values, and all that was acknowledged.
 # The short form is a few rounds; "make chaos ROUNDS=n SEED=s" does more of them.
 use strict;
 use warnings;
@@ -58,8 +58,11 @@ my %action = (
 	},
 	kill_postmaster => sub {
 		my $node = one_of(@nodes);
+		my $pid = $node->{_pid};
 		$node->kill9;
 		nap();
+		# Until somebody has waited for it, it holds the data directory.
+		wait_until(sub { !kill 0, $pid }) or die 'the postmaster stays';
 		wait_until(sub { $node->start(fail_ok => 1) }) or die 'the server does not start';
 		return $node->name;
 	},
@@ -71,6 +74,14 @@ my %action = (
 		nap();
 		$node->start;
 		return $node->name . " $mode";
+	},
+	lose_slot => sub {
+		my $node = one_of(@nodes);
+		my ($rc, $slot) = $node->psql('postgres', q{SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'gpuagent%' ORDER BY random() LIMIT 1});
+		return 'none' unless $slot;
+		$node->psql('postgres', "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '$slot'");
+		my ($refused) = $node->psql('postgres', "SELECT pg_drop_replication_slot('$slot')");
+		return $node->name . ($refused ? ' keeps it' : '');
 	},
 	disable_link => sub {
 		my $node = one_of(@nodes);
