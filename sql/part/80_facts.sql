@@ -17,9 +17,9 @@ CREATE FUNCTION gpuagent_store.publish_fact(class text, object text, body jsonb)
     AS 'MODULE_PATHNAME', 'ga_publish_fact' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION gpuagent_store.publish_fact(text, text, jsonb) IS 'writes a fact that comes from no table; false when this database is no node';
 
-CREATE FUNCTION gpuagent_store.publish_again(origin uuid, seq bigint, class text) RETURNS boolean
+CREATE FUNCTION gpuagent_store.publish_again(origin uuid, seq bigint, class text, object text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'ga_publish_again' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION gpuagent_store.publish_again(uuid, bigint, text) IS 'writes a fact once more, over all heads of its key; false when this database is no node';
+COMMENT ON FUNCTION gpuagent_store.publish_again(uuid, bigint, text, text) IS 'writes a fact once more, about that object and over all heads of its key; false when this database is no node';
 
 CREATE FUNCTION gpuagent_store.is_this_node(system_identifier bigint, database oid) RETURNS boolean
     AS 'MODULE_PATHNAME', 'ga_is_this_node' LANGUAGE C STABLE STRICT PARALLEL SAFE;
@@ -261,6 +261,39 @@ $$;
 COMMENT ON FUNCTION gpuagent_store.follow_winner(text, text, text, uuid, bigint) IS
     'brings the tables to the winner of a key; returns why that cannot be done';
 
+-- The same for all facts of a transaction, so that the layers of a model that lost become one model.
+CREATE FUNCTION gpuagent_store.branch_name(object text, origin uuid, hlc bigint) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT object || '~' || left(origin::text, 8) || '~' || to_hex(hlc)
+$$;
+COMMENT ON FUNCTION gpuagent_store.branch_name(text, uuid, bigint) IS 'name under which strategy keep_both keeps a write that is not the value';
+
+-- By the node that wrote it, which writes it once: whatever becomes of the branch later is a write of its own.
+CREATE FUNCTION gpuagent_store.keep_branches(class text, object text, part text) RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f record;
+BEGIN
+    FOR f IN
+        SELECT c.origin, c.seq, gpuagent_store.branch_name(c.object, c.origin, c.hlc) AS branch
+        FROM gpuagent_store.head h JOIN gpuagent_store.change c USING (origin, seq)
+        JOIN gpuagent_store.head v ON v.class = $1 AND v.object = $2 AND v.part = $3 AND v.winner
+        JOIN gpuagent_store.change w ON w.origin = v.origin AND w.seq = v.seq
+        WHERE h.class = $1 AND h.object = $2 AND h.part = $3 AND NOT h.winner
+            AND h.origin = gpuagent_store.this_node() AND NOT c.deleted
+            AND (w.deleted OR (c.fitness, c.body, c.parts) IS DISTINCT FROM (w.fitness, w.body, w.parts))
+    LOOP
+        PERFORM gpuagent_store.publish_again(f.origin, f.seq, $1, f.branch)
+            WHERE NOT EXISTS (SELECT FROM gpuagent_store.change b WHERE b.class = $1 AND b.object = f.branch AND b.part = $3);
+    END LOOP;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.keep_branches(text, text, text) IS
+    'strategy keep_both: what this node wrote and is not the value becomes an object of its own; returns why that cannot be done';
+
 CREATE FUNCTION gpuagent_store.follow_key(class text, object text, part text, from_hlc bigint, OUT problem text, OUT locked boolean)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -291,6 +324,9 @@ BEGIN
     IF winner.seq IS NOT NULL
         AND (had.winners IS DISTINCT FROM 1 OR had.origin::uuid IS DISTINCT FROM winner.origin OR had.seq IS DISTINCT FROM winner.seq) THEN
         problem := gpuagent_store.follow_winner($1, $2, $3, winner.origin, winner.seq);
+    END IF;
+    IF problem IS NULL AND EXISTS (SELECT FROM gpuagent_store.strategy s WHERE s.class = $1 AND s.strategy = 'keep_both') THEN
+        problem := gpuagent_store.keep_branches($1, $2, $3);
     END IF;
 END
 $$;

@@ -333,9 +333,9 @@ BEGIN
     IF class IS NULL OR class NOT IN ('agent', 'config', 'weight') THEN
         RAISE EXCEPTION 'unknown class "%"', class USING ERRCODE = 'invalid_parameter_value', HINT = 'Use agent, config or weight.';
     END IF;
-    IF strategy IS NULL OR strategy NOT IN ('latest_timestamp', 'highest_version', 'highest_fitness', 'origin_priority') THEN
+    IF strategy IS NULL OR strategy NOT IN ('latest_timestamp', 'highest_version', 'highest_fitness', 'origin_priority', 'keep_both', 'manual') THEN
         RAISE EXCEPTION 'unknown strategy "%"', strategy USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Use latest_timestamp, highest_version, highest_fitness or origin_priority.';
+            HINT = 'Use latest_timestamp, highest_version, highest_fitness, origin_priority, keep_both or manual.';
     END IF;
     IF (strategy = 'origin_priority') <> (cardinality(COALESCE(priority, '{}')) > 0) OR array_position(priority, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'priority is for strategy origin_priority, which needs it' USING ERRCODE = 'invalid_parameter_value',
@@ -348,7 +348,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION gpuagent.set_conflict_strategy(text, text, uuid[]) IS
-    'how all nodes decide between writes of a class (agent, config, weight) that did not know of each other: latest_timestamp (the default), highest_version, highest_fitness, or origin_priority with the nodes whose writes win, best first';
+    'how all nodes decide between writes of a class (agent, config, weight) that did not know of each other: latest_timestamp (the default), highest_version, highest_fitness, origin_priority with the nodes whose writes win, best first, keep_both (the others become objects of their own), or manual (the earliest, until resolve_conflict())';
 
 CREATE FUNCTION gpuagent.resolve_conflict(origin uuid, seq bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -359,9 +359,9 @@ BEGIN
     SELECT c.class, c.object, c.part INTO f FROM gpuagent_store.change c WHERE c.origin = $1 AND c.seq = $2;
     IF NOT FOUND OR NOT gpuagent_store.lock_key(f.class, f.object) THEN
         RAISE EXCEPTION 'fact % of node % is not here, or another session is writing its key', seq, origin
-            USING ERRCODE = 'undefined_object', HINT = 'gpuagent_store.head has the facts that are in conflict.';
+            USING ERRCODE = 'undefined_object', HINT = 'gpuagent.conflict_head has the facts that are in conflict.';
     END IF;
-    IF NOT gpuagent_store.publish_again($1, $2, f.class) THEN
+    IF NOT gpuagent_store.publish_again($1, $2, f.class, f.object) THEN
         RAISE EXCEPTION 'this database is no node' USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Add a peer first.';
     END IF;
     PERFORM gpuagent_store.follow_peers();
@@ -390,3 +390,24 @@ COMMENT ON FUNCTION gpuagent_store.conflicts() IS 'implementation of conflict';
 CREATE VIEW gpuagent.conflict AS SELECT * FROM gpuagent_store.conflicts();
 COMMENT ON VIEW gpuagent.conflict IS
     'keys that nodes wrote without knowing of each other''s writes (heads), and whose write is the value; the same on all nodes that have the same facts';
+
+CREATE FUNCTION gpuagent_store.conflict_heads() RETURNS TABLE (class text, object text, part text, origin uuid, seq bigint,
+    winner boolean, written_at timestamptz, deleted boolean, version bigint, fitness double precision, body jsonb)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF to_regclass('gpuagent_store.head') IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT h.class, h.object, h.part, h.origin, h.seq, h.winner, to_timestamp((h.hlc >> 16) / 1000.0),
+        c.deleted, c.version, c.fitness, c.body
+        FROM gpuagent_store.head h JOIN gpuagent_store.change c USING (origin, seq)
+        JOIN gpuagent_store.conflicts() k ON k.class = h.class AND k.object = h.object AND k.part = h.part
+        ORDER BY h.class, h.object, h.part, h.hlc, h.origin, h.seq;
+END
+$$;
+COMMENT ON FUNCTION gpuagent_store.conflict_heads() IS 'implementation of conflict_head';
+
+CREATE VIEW gpuagent.conflict_head AS SELECT * FROM gpuagent_store.conflict_heads();
+COMMENT ON VIEW gpuagent.conflict_head IS
+    'the writes of each key in conflict, with what resolve_conflict() takes: with strategy manual the queue of what is to be decided';

@@ -77,7 +77,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
             load_backup,load_store,load_pack,load_node,load_tensor,load_table,check_restored,check_digests,previous_backup,backup_folder,
             backup_folders,read_backup_manifest,verify_backup}'::text[]) THEN 'admin'
         WHEN p.proname = ANY ('{add_peer,drop_peer,wait_for_sync,set_conflict_strategy,resolve_conflict,ask_peer,slot_at_commit,begin_node,end_node,
-            drop_publication,make_node,open_link,close_link,peer_in_step,publish_existing,publish_fact,publish_again,apply_once,publish,load_chunk,take_up,
+            drop_publication,make_node,open_link,close_link,peer_in_step,publish_existing,publish_fact,publish_again,keep_branches,apply_once,publish,load_chunk,take_up,
             lock_key,tidy_expert,merge_facts,take_beat,write_beat,beat,slots_there,copy_again,repair_peers,new_incarnation,set_publications,
             advance_stability,wake_follower,lose_fact,prune_keys,prune_facts,prune}'::text[]) OR p.proname LIKE 'follow\_%' THEN 'admin'
         WHEN p.proname LIKE 'compact\_%' OR p.proname LIKE 'export\_%' OR (p.proname LIKE 'import\_%' AND p.proname <> 'import_safetensors') THEN 'admin'

@@ -154,7 +154,7 @@ ga_merge_facts(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown strategy \"%s\"", text_to_cstring(name)),
-				 errhint("Use latest_timestamp, highest_version, highest_fitness or origin_priority.")));
+				 errhint("Use latest_timestamp, highest_version, highest_fitness, origin_priority, keep_both or manual.")));
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	facts = read_facts(args, &n);

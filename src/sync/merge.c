@@ -36,6 +36,8 @@ ga_strategy_parse(const char *name, size_t len, GaStrategy *strategy)
 		[GA_HIGHEST_VERSION] = "highest_version",
 		[GA_HIGHEST_FITNESS] = "highest_fitness",
 		[GA_ORIGIN_PRIORITY] = "origin_priority",
+		[GA_KEEP_BOTH] = "keep_both",
+		[GA_MANUAL] = "manual",
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -78,6 +80,7 @@ ga_fact_compare(GaStrategy strategy, const GaFact *a, const GaFact *b)
 	switch (strategy)
 	{
 		case GA_LATEST_TIMESTAMP:
+		case GA_KEEP_BOTH:
 			break;
 		case GA_HIGHEST_VERSION:
 			order = compare_integers(a->version, b->version);
@@ -87,6 +90,9 @@ ga_fact_compare(GaStrategy strategy, const GaFact *a, const GaFact *b)
 			break;
 		case GA_ORIGIN_PRIORITY:
 			order = compare_integers(a->priority, b->priority);
+			break;
+		case GA_MANUAL:
+			order = compare_integers(b->hlc, a->hlc);
 			break;
 	}
 	if (order == 0)

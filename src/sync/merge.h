@@ -48,7 +48,9 @@ typedef enum GaStrategy
 	GA_LATEST_TIMESTAMP,
 	GA_HIGHEST_VERSION,
 	GA_HIGHEST_FITNESS,
-	GA_ORIGIN_PRIORITY
+	GA_ORIGIN_PRIORITY,
+	GA_KEEP_BOTH,				/* the latest; the others get keys of their own (keep_branches()) */
+	GA_MANUAL					/* the earliest, until somebody decides */
 } GaStrategy;
 
 /* False when there is no strategy of that name. */

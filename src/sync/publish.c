@@ -411,7 +411,7 @@ ga_publish_fact(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(writer.node);
 }
 
-/* publish_again(origin, seq): that fact as a new one of this node, later than all heads of its key. */
+/* publish_again(origin, seq, class, object): that fact as a new one of this node about that object, later than all heads of its key. */
 PG_FUNCTION_INFO_V1(ga_publish_again);
 Datum
 ga_publish_again(PG_FUNCTION_ARGS)
@@ -426,9 +426,10 @@ ga_publish_again(PG_FUNCTION_ARGS)
 	before = ga_table_enter_owner("change");
 	begin_transaction();
 	if (writer.node)
-		write_facts_once(&class, psprintf("SELECT c.object, c.part, c.deleted, c.version, c.fitness, " NOW " AS hlc, c.body, c.parts "
+		write_facts_once(&class, psprintf("SELECT %s::text AS object, c.part, c.deleted, c.version, c.fitness, " NOW " AS hlc, c.body, c.parts "
 									 "FROM gpuagent_store.change c WHERE c.origin = '%s' AND c.seq = " INT64_FORMAT,
-									 origin, PG_GETARG_INT64(1)));
+									 quote_literal_cstr(text_to_cstring(PG_GETARG_TEXT_PP(3))), origin, PG_GETARG_INT64(1)));
+	ga_sync_notify_at_commit();
 	ga_table_leave_owner(before);
 	SPI_finish();
 	AtEOXact_GUC(false, nest);

@@ -9,7 +9,7 @@
 #include "unit.h"
 #include "sync/merge.h"
 
-static const char *const strategy_names[] = {"latest_timestamp", "highest_version", "highest_fitness", "origin_priority"};
+static const char *const strategy_names[] = {"latest_timestamp", "highest_version", "highest_fitness", "origin_priority", "keep_both", "manual"};
 
 static int
 below(int n)
@@ -82,8 +82,8 @@ static int
 reference_compare(int strategy, const GaFact *a, const GaFact *b)
 {
 	long		keys[5][2] = {
-		{strategy == 1 ? a->version : strategy == 2 ? fitness_place(a->fitness) : strategy == 3 ? a->priority : 0,
-		strategy == 1 ? b->version : strategy == 2 ? fitness_place(b->fitness) : strategy == 3 ? b->priority : 0},
+		{strategy == 1 ? a->version : strategy == 2 ? fitness_place(a->fitness) : strategy == 3 ? a->priority : strategy == 5 ? -a->hlc : 0,
+		strategy == 1 ? b->version : strategy == 2 ? fitness_place(b->fitness) : strategy == 3 ? b->priority : strategy == 5 ? -b->hlc : 0},
 		{a->hlc, b->hlc},
 		{a->id.origin[0], b->id.origin[0]},
 		{a->id.origin[15], b->id.origin[15]},
@@ -109,7 +109,7 @@ test_order(void)
 
 	for (int round = 0; round < 400000; round++)
 	{
-		int			strategy = below(4);
+		int			strategy = below(LENGTH(strategy_names));
 		GaFact		a = random_fact(3);
 		GaFact		b = random_fact(3);
 		int			order = sign(ga_fact_compare(strategy, &a, &b));
@@ -147,7 +147,7 @@ test_heads(void)
 		GaFact		shuffled[24];
 		int			n = 1 + below(12);
 		int			repeated = n;
-		int			strategy = below(4);
+		int			strategy = below(LENGTH(strategy_names));
 		int			winner = -1;
 		int			heads = 0;
 		int			found;
@@ -382,7 +382,7 @@ schedule(uint64_t seed)
 	memset(&world, 0, sizeof(world));
 	memset(nodes, 0, sizeof(nodes));
 	nnodes = 2 + below(NODES - 1);
-	strategy = below(4);
+	strategy = below(LENGTH(strategy_names));
 	now = INT64_C(1790000000000);
 	for (int i = 0; i < nnodes; i++)
 	{
