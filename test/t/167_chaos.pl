@@ -79,8 +79,22 @@ my %action = (
 		my $node = one_of(@nodes);
 		my ($rc, $slot) = $node->psql('postgres', q{SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'gpuagent%' ORDER BY random() LIMIT 1});
 		return 'none' unless $slot;
-		$node->psql('postgres', "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '$slot'");
-		my ($refused) = $node->psql('postgres', "SELECT pg_drop_replication_slot('$slot')");
+		# Before its next user is there.
+		my ($refused) = $node->psql('postgres', qq{
+			DO \$\$
+			BEGIN
+				PERFORM pg_terminate_backend(s.active_pid) FROM pg_replication_slots s WHERE s.slot_name = '$slot';
+				FOR i IN 1 .. 100 LOOP
+					BEGIN
+						PERFORM pg_drop_replication_slot('$slot');
+						RETURN;
+					EXCEPTION WHEN object_in_use THEN
+						PERFORM pg_sleep(0.002);
+					END;
+				END LOOP;
+				RAISE 'it is in use';
+			END
+			\$\$});
 		return $node->name . ($refused ? ' keeps it' : '');
 	},
 	disable_link => sub {
